@@ -1,0 +1,141 @@
+"""Hugging Face directories: how one stage hands its model to the next, and to everyone else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import transformers
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+import lit_instructgpt
+from lit_instructgpt.formatting import SIDECAR, format_dict
+
+
+class ExportHF(Callback):
+    """Writes ``export/`` in the run directory: weights, tokenizer, generation config, model card.
+
+    With ``monitor`` it is the checkpoint whose validation metric was best, written whenever one is, and
+    the final weights go to ``export_last/`` beside it; without it, the final weights.
+
+    Args:
+        monitor: a validation metric, e.g. ``val/rm_score``.
+        mode: whether the smallest (``min``) or the largest (``max``) is best.
+        dirname: of the directory, below the run directory.
+    """
+
+    def __init__(self, monitor: str | None = None, mode: str = "max", dirname: str = "export") -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"ExportHF: mode must be min or max, got {mode!r}")
+        self.monitor, self.mode, self.dirname = monitor, mode, dirname
+        self.best: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the best value so far."""
+        self.best = state_dict["best"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Exports if the metric has improved."""
+        if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None:
+            known = ", ".join(sorted(k for k in trainer.callback_metrics if k.startswith("val/")))
+            raise ValueError(f"ExportHF: no metric {self.monitor!r} to monitor; there are: {known}")
+        sign = 1 if self.mode == "max" else -1
+        if self.best is None or sign * float(value) > sign * self.best:
+            self.best = float(value)
+            self._export(trainer, pl_module, self.dirname)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Exports the final weights."""
+        self._export(trainer, pl_module, self.dirname if self.monitor is None else f"{self.dirname}_last")
+
+    def _export(self, trainer: Trainer, module: Any, dirname: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        run = Path(trainer.log_dir or trainer.default_root_dir)
+        target, new = run / dirname, run / f"{dirname}.new"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        module.export(new)
+        sidecar = self._sidecar(trainer, module)
+        (new / SIDECAR).write_text(json.dumps(sidecar, indent=1) + "\n")
+        (new / "README.md").write_text(model_card(sidecar))
+        if (run / "config.yaml").is_file():
+            shutil.copy(run / "config.yaml", new / "training_config.yaml")
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(new, target)
+
+    def _sidecar(self, trainer: Trainer, module: Any) -> dict[str, Any]:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        sidecar = {
+            "stage": type(module).__name__,
+            "format": format_dict(data.format),
+            "data": {path: file_hash(path) for path in _paths(data.sources())},
+            "steps": trainer.global_step,
+            "metrics": {k: float(v) for k, v in sorted(trainer.callback_metrics.items()) if v.numel() == 1},
+            "versions": {
+                "lit-instructgpt": lit_instructgpt.__version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "lightning": lightning.__version__,
+            },
+        }
+        if hasattr(module, "probe"):
+            sidecar["probe"] = module.probe()
+        return sidecar
+
+
+def _paths(sources: list[Any]) -> list[str]:
+    return [path for source in sources for path in ([source] if isinstance(source, str) else source)]
+
+
+def file_hash(path: str) -> str:
+    """SHA-256 of a file; of its files' hashes for a directory; the id itself for a hub dataset."""
+    if path.startswith("hf://"):
+        return path
+    digest = hashlib.sha256()
+    if os.path.isdir(path):
+        for file in sorted(Path(path).rglob("*")):
+            if file.is_file():
+                digest.update(f"{file.relative_to(path)} {file_hash(str(file))}\n".encode())
+    else:
+        with open(path, "rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def model_card(sidecar: dict[str, Any]) -> str:
+    """README.md of an exported directory."""
+    stage = sidecar["stage"]
+    loader = "AutoModelForSequenceClassification" if stage == "RankingRM" else "AutoModelForCausalLM"
+    lines = [
+        "---", "library_name: transformers", "tags: [lit-instructgpt, rlhf]", "---", "",
+        f"# {stage} model trained with lit-instructgpt", "",
+        f"Load it with `transformers.{loader}.from_pretrained`.", "",
+        f"Prompts were formatted as `{json.dumps(sidecar['format'])}`; every response ends with the EOS token.", "",
+    ]  # fmt: skip
+    if stage == "RankingRM":
+        lines += [
+            "The score of a response is the single logit, read at the last real token (EOS), plus "
+            "`config.score_bias` (0 where the final norm could take up the bias).", "",
+        ]  # fmt: skip
+    lines += ["## Metrics", "", "| metric | value |", "|---|---|"]
+    lines += [f"| {name} | {value:.4g} |" for name, value in sidecar["metrics"].items()]
+    lines += ["", "## Data", "", "| file | sha256 |", "|---|---|"]
+    lines += [f"| {Path(path).name} | `{digest}` |" for path, digest in sidecar["data"].items()]
+    lines += ["", "## Versions", "", *[f"- {name} {version}" for name, version in sidecar["versions"].items()]]
+    lines += ["", "The resolved configuration of the run is in `training_config.yaml`.", ""]
+    return "\n".join(lines)

@@ -1,0 +1,208 @@
+"""From records to token ids, with the length rules of the paper (Appendix C) applied and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from lit_instructgpt.batch import ComparisonBatch, DemoBatch, PromptBatch, pad
+from lit_instructgpt.formatting import PromptFormat, prompt_text
+from lit_instructgpt.records import Comparison, Demonstration, Prompt, Text, read_records
+
+Source = str | list[str]
+"""One file, saved dataset directory or ``hf://owner/name``, or several of them."""
+
+R = TypeVar("R", Demonstration, Comparison, Prompt, Text)
+
+
+@dataclass
+class Reading:
+    """How records are read and which are too long (the paper: prompts over 1k tokens are filtered, responses cut at 1k, context 2k).
+
+    Attributes:
+        max_prompt_tokens: records with longer prompts are left out, and counted.
+        max_response_tokens: responses are cut to this, their EOS included.
+        max_tokens: context; responses are cut further where prompt and response exceed it.
+        split: take only records whose ``split`` field equals this.
+        column_mapping: our field name -> the data's column name.
+        skip_bad_records: go on past bad records, writing them to ``rejects``; without it they stop the run.
+        rejects: JSONL file for the bad records.
+    """
+
+    max_prompt_tokens: int = 1024
+    max_response_tokens: int = 1024
+    max_tokens: int = 2048
+    split: str | None = None
+    column_mapping: dict[str, str] | None = None
+    skip_bad_records: bool = False
+    rejects: str | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.max_prompt_tokens, self.max_response_tokens) < 1:
+            raise ValueError("reading: max_prompt_tokens and max_response_tokens must be at least 1")
+        if self.max_prompt_tokens >= self.max_tokens:
+            raise ValueError(
+                f"reading: max_prompt_tokens ({self.max_prompt_tokens}) leaves no room for a response in "
+                f"max_tokens ({self.max_tokens}): lower the first or raise the second"
+            )
+
+    def response_limit(self, num_prompt_tokens: int) -> int:
+        """How many tokens a response may have behind a prompt of this length."""
+        return min(self.max_response_tokens, self.max_tokens - num_prompt_tokens)
+
+    def read(self, source: Source, kind: type[R], keep_all_tied: bool = False) -> list[R]:
+        """The records of all sources, after saying what was read, left out and ignored."""
+        records: list[R] = []
+        for one in [source] if isinstance(source, str) else source:
+            rejects = f"{self.rejects}.{Path(one).stem}" if self.rejects and not isinstance(source, str) else self.rejects
+            found, report = read_records(
+                one,
+                kind,
+                column_mapping=self.column_mapping,
+                skip_bad_records=self.skip_bad_records,
+                rejects_path=rejects,
+                keep_all_tied=keep_all_tied,
+                split=self.split,
+            )
+            rank_zero_info(report.summary())
+            records += found
+        return records
+
+
+@dataclass
+class Demo:
+    """A demonstration's token ids; text where ``num_prompt`` is 0."""
+
+    ids: list[int]
+    num_prompt: int
+    is_text: bool = False
+
+
+@dataclass
+class Ranking:
+    """A comparison's token ids: [K] sequences that share their prompt."""
+
+    ids: list[list[int]]
+    num_prompt: int
+    ranking: list[int]
+    source: str
+    labeler: str
+
+
+@dataclass
+class TokenizedPrompt:
+    """A prompt's token ids, its text and its record."""
+
+    ids: list[int]
+    text: str
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def _say_too_long(what: str, num: int, total: int, limit: int) -> None:
+    if num:
+        rank_zero_info(f"{what}: {num} of {total} prompts have more than {limit} tokens and are left out")
+    if num and num == total:
+        raise ValueError(f"{what}: every prompt has more than {limit} tokens: raise reading.max_prompt_tokens")
+
+
+def tokenize_demos(
+    records: Sequence[Demonstration], tokenizer: Any, prompt_format: PromptFormat, reading: Reading
+) -> list[Demo]:
+    """Prompt and response ids, EOS as the last; prompts over the limit are left out and counted."""
+    demos = []
+    for record in records:
+        prompt = prompt_format.prompt_ids(_plain(record.prompt), tokenizer)
+        if len(prompt) <= reading.max_prompt_tokens:
+            response = prompt_format.response_ids(record.response, tokenizer, reading.response_limit(len(prompt)))
+            demos.append(Demo(prompt + response, len(prompt)))
+    _say_too_long("demonstrations", len(records) - len(demos), len(records), reading.max_prompt_tokens)
+    return demos
+
+
+def tokenize_comparisons(
+    records: Sequence[Comparison], tokenizer: Any, prompt_format: PromptFormat, reading: Reading
+) -> list[Ranking]:
+    """K sequences per record, each the prompt and one response with its EOS."""
+    rankings = []
+    for record in records:
+        prompt = prompt_format.prompt_ids(_plain(record.prompt), tokenizer)
+        if len(prompt) <= reading.max_prompt_tokens:
+            limit = reading.response_limit(len(prompt))
+            ids = [prompt + prompt_format.response_ids(r, tokenizer, limit) for r in record.responses]
+            rankings.append(
+                Ranking(ids, len(prompt), list(record.ranking), record.source or "data", record.labeler or "unknown")
+            )
+    _say_too_long("comparisons", len(records) - len(rankings), len(records), reading.max_prompt_tokens)
+    return rankings
+
+
+def tokenize_prompts(
+    records: Sequence[Prompt], tokenizer: Any, prompt_format: PromptFormat, reading: Reading
+) -> list[TokenizedPrompt]:
+    """Prompt ids, with the record beside them for whoever judges the responses."""
+    prompts = []
+    for record in records:
+        prompt = _plain(record.prompt)
+        ids = prompt_format.prompt_ids(prompt, tokenizer)
+        if len(ids) <= reading.max_prompt_tokens:
+            whole = record.model_dump(exclude_none=True)
+            whole.update(whole.pop("extra", {}))
+            prompts.append(TokenizedPrompt(ids, prompt_text(prompt), whole))
+    _say_too_long("prompts", len(records) - len(prompts), len(records), reading.max_prompt_tokens)
+    return prompts
+
+
+def _plain(prompt: Any) -> Any:
+    if isinstance(prompt, str):
+        return prompt
+    return [{"role": message.role, "content": message.content} for message in prompt]
+
+
+def pack_text(records: Sequence[Text], tokenizer: Any, num_tokens: int) -> list[Demo]:
+    """Documents joined by EOS and cut into blocks of ``num_tokens``; the last block may be shorter."""
+    stream: list[int] = []
+    for record in records:
+        stream += [*tokenizer(record.text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    blocks = [stream[i : i + num_tokens] for i in range(0, len(stream), num_tokens)]
+    return [Demo(block, 0, is_text=True) for block in blocks if len(block) > 1]
+
+
+@dataclass
+class Collator:
+    """Lists of tokenized items -> padded batches; one pad id for all."""
+
+    pad_token_id: int
+
+    def demos(self, items: list[Demo]) -> DemoBatch:
+        """Right-padded; rows sorted by length, so that micro-batches have little padding."""
+        items = sorted(items, key=lambda item: len(item.ids))
+        ids, mask = pad([item.ids for item in items], self.pad_token_id)
+        column = torch.arange(ids.shape[1])
+        start = torch.tensor([max(item.num_prompt, 1) for item in items])
+        return DemoBatch(ids, mask, mask & (column >= start[:, None]), torch.tensor([i.is_text for i in items]))
+
+    def comparisons(self, items: list[Ranking]) -> ComparisonBatch:
+        """Right-padded in K and T; prompts sorted by their longest sequence."""
+        items = sorted(items, key=lambda item: max(map(len, item.ids)))
+        num_k = max(len(item.ids) for item in items)
+        rows = [ids for item in items for ids in [*item.ids, *[[]] * (num_k - len(item.ids))]]
+        flat, mask = pad(rows, self.pad_token_id)
+        shape = (len(items), num_k, flat.shape[1])
+        completion = torch.tensor([[k < len(item.ids) for k in range(num_k)] for item in items])
+        ranking, _ = pad([item.ranking for item in items], 0, width=num_k)
+        num_prompt = torch.tensor([item.num_prompt for item in items])
+        length = (mask.view(shape).sum(-1) - num_prompt[:, None]) * completion
+        return ComparisonBatch(
+            flat.view(shape), mask.view(shape), completion, ranking, length,
+            [item.source for item in items], [item.labeler for item in items],
+        )  # fmt: skip
+
+    def prompts(self, items: list[TokenizedPrompt]) -> PromptBatch:
+        """Left-padded, in the order given."""
+        ids, mask = pad([item.ids for item in items], self.pad_token_id, left=True)
+        return PromptBatch(ids, mask, [item.text for item in items], [item.record for item in items])

@@ -1,0 +1,5 @@
+from lit_instructgpt.modules.ppo import PPOConfig, PPOModule
+from lit_instructgpt.modules.ranking_rm import RankingRM
+from lit_instructgpt.modules.sft import SFT
+
+__all__ = ["SFT", "PPOConfig", "PPOModule", "RankingRM"]

@@ -1,0 +1,454 @@
+"""PPO with a per-token KL penalty and the pretraining mix: PPO-ptx (paper, section 3.5 and C.4).
+
+Read ``training_step`` first: it is the whole algorithm. Every formula is one call into ``functional``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from lit_instructgpt import functional as F
+from lit_instructgpt.batch import DemoBatch, PromptBatch, Rollout
+from lit_instructgpt.ema import WeightEMA
+from lit_instructgpt.generation import inference_mode, sample
+from lit_instructgpt.kl_control import AdaptiveKL
+from lit_instructgpt.models import (
+    ScalarModel,
+    load_policy,
+    load_tokenizer,
+    next_token_logits,
+    quiet_loading,
+)
+from lit_instructgpt.optim import check_trainer, clip_and_step, default_optimizer, warmup_from_tenth
+from lit_instructgpt.selfcheck import check_before_training, check_first_rollout
+
+
+@dataclass
+class PPOConfig:
+    """Hyperparameters of PPO-ptx; the defaults are the paper's where it states them.
+
+    Attributes:
+        kl_coef: beta, the per-token KL penalty.
+        adaptive_kl: control kl_coef towards a target KL; the paper keeps it fixed.
+        ptx_coef: gamma, the weight of the pretraining gradient; 0 is plain PPO.
+        temperature: of sampling, and of all log-probabilities.
+        max_new_tokens: a response is cut here if it has not ended.
+        gamma: discount.
+        gae_lambda: lambda of the advantage estimate (not printed in the paper).
+        clip_eps: of the policy ratio.
+        value_clip_eps: of the value's change since the rollout.
+        vf_coef: weight of the value loss (its network is separate: it scales that gradient alone).
+        num_epochs: passes over the episodes of an iteration.
+        minibatch_size: episodes per optimizer step, over all devices.
+        micro_batch_size: episodes per forward pass; saves memory, does not change the result.
+        value_lr: learning rate of the value model; the policy's is the optimizer's own.
+        num_warmup_iterations: the policy's rate starts at a tenth and rises over these.
+        ema_decay: moving average of the policy's weights, which is what is validated and exported; None: none.
+        missing_eos_penalty: subtracted from the score of a response that was cut before its EOS.
+        max_grad_norm: clip the gradient's global norm; the paper does not say that it did.
+        seed: of sampling and of the order of episodes.
+    """
+
+    kl_coef: float = 0.02
+    adaptive_kl: AdaptiveKL | None = None
+    ptx_coef: float = 27.8
+    temperature: float = 1.0
+    max_new_tokens: int = 256
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    clip_eps: float = 0.2
+    value_clip_eps: float = 0.2
+    vf_coef: float = 0.1
+    num_epochs: int = 1
+    minibatch_size: int = 64
+    micro_batch_size: int | None = None
+    value_lr: float = 9e-6
+    num_warmup_iterations: int = 10
+    ema_decay: float | None = 0.992
+    missing_eos_penalty: float = 0.0
+    max_grad_norm: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"ppo.{name} must be positive, got {getattr(self, name)}"
+            for name in ("temperature", "max_new_tokens", "num_epochs", "minibatch_size", "value_lr", "clip_eps")
+            if getattr(self, name) <= 0
+        ]
+        problems += [
+            f"ppo.{name} must not be negative, got {getattr(self, name)}"
+            for name in ("kl_coef", "ptx_coef", "missing_eos_penalty", "num_warmup_iterations")
+            if getattr(self, name) < 0
+        ]
+        problems += [
+            f"ppo.{name} must be between 0 and 1, got {getattr(self, name)}"
+            for name in ("gamma", "gae_lambda")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+@dataclass
+class Metrics:
+    """Means over an iteration, weighted by what was counted."""
+
+    total: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    weight: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, weight: float = 1.0, **values: Tensor | float) -> None:
+        """Adds values; ``__`` in a name stands for ``/``."""
+        for name, value in values.items():
+            self.total[name.replace("__", "/")] += float(value) * weight
+            self.weight[name.replace("__", "/")] += weight
+
+    def means(self) -> dict[str, float]:
+        """Name -> weighted mean."""
+        return {name: total / self.weight[name] for name, total in self.total.items()}
+
+
+class PPOModule(LightningModule):
+    """Trains a policy against a reward, with a KL penalty to the model it started from.
+
+    Args:
+        policy: directory the policy starts from, and its KL reference: the paper's SFT run with 10 %
+            pretraining text, or any other.
+        reward_model: directory of the reward model.
+        reward_fn: in its place, a callable ``(prompts, responses) -> scores`` on text.
+        value_model: directory the value model starts from; the reward model's by default, the policy's
+            with a ``reward_fn``.
+        optimizer: its learning rate is the policy's.
+        ppo: everything else.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        reward_model: str | None = None,
+        reward_fn: Callable[[Sequence[str], Sequence[str]], Sequence[float]] | None = None,
+        value_model: str | None = None,
+        optimizer: OptimizerCallable = default_optimizer,
+        ppo: PPOConfig | None = None,
+    ) -> None:
+        super().__init__()
+        if (reward_model is None) == (reward_fn is None):
+            raise ValueError("model: give reward_model (a directory) or reward_fn (a class path), and not both")
+        self.automatic_optimization = False
+        self.strict_loading = False  # the frozen models are not in checkpoints
+        self.policy_source, self.reward_source, self.reward_fn = policy, reward_model, reward_fn
+        self.value_source = value_model or reward_model or policy
+        self.optimizer, self.ppo = optimizer, ppo or PPOConfig()
+        self.tokenizer = load_tokenizer(policy)
+        self.kl_coef = self.ppo.kl_coef
+        self.iteration = 0
+        self.samples: list[dict[str, Any]] = []
+        self.policy: Any = None
+        self.ema: WeightEMA | None = None
+
+    # ------------------------------------------------------------------ the algorithm
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """One iteration: sample and score episodes, estimate advantages, update policy and value model."""
+        prompts: PromptBatch = batch["prompts"]
+        text: DemoBatch | None = batch.get("text")
+        self.metrics = Metrics()
+        rollout = self.estimate(self.roll_out(prompts))
+        if self.iteration == 0:
+            check_first_rollout(self, rollout)
+        self.update(rollout, text)
+        kl = self.log_rollout(rollout)
+        if self.ppo.adaptive_kl is not None:
+            self.kl_coef = self.ppo.adaptive_kl.next_coef(self.kl_coef, kl, len(rollout) * self.trainer.world_size)
+        self.iteration += 1
+
+    def roll_out(self, prompts: PromptBatch) -> Rollout:
+        """Samples one response per prompt and scores it; no gradients. Advantages are still empty."""
+        with inference_mode(self.policy, self.ref, self.value_model), self.phase("rollout"):
+            generator = torch.Generator(self.device).manual_seed(self.ppo.seed * 1_000_003 + self.iteration)
+            responses, response_mask = sample(
+                self.policy, prompts.input_ids, prompts.attention_mask, self.ppo.max_new_tokens,
+                self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, self.ppo.temperature, generator,
+            )  # fmt: skip
+        ids = torch.cat([prompts.input_ids, responses], 1)
+        mask = torch.cat([prompts.attention_mask, response_mask], 1)
+        zeros = torch.zeros_like(responses, dtype=torch.float32)
+        rollout = Rollout(ids, mask, response_mask, *[zeros.clone() for _ in range(3)], zeros[:, 0].clone(),
+                          *[zeros.clone() for _ in range(3)])  # fmt: skip
+        with inference_mode(self.policy, self.ref, self.value_model), self.phase("scoring"):
+            self.score(rollout, prompts.text)
+        return rollout
+
+    def score(self, rollout: Rollout, prompts: Sequence[str]) -> None:
+        """Fills in log-probabilities, values and scores, over micro-batches of similar length."""
+        for rows, part in self.micro_batches(rollout):
+            num = part.response_mask.shape[1]
+            rollout.logprobs[rows, :num] = self.logprobs(self.policy, part)
+            rollout.ref_logprobs[rows, :num] = self.logprobs(self.ref, part)
+            rollout.values[rows, :num] = self.value_model.values(part.input_ids, part.attention_mask, num)
+            if self.reward_fn is None:
+                rollout.scores[rows] = self.reward_model.score(part.input_ids, part.attention_mask)
+        responses = rollout.input_ids[:, -rollout.response_mask.shape[1] :]
+        texts = [
+            self.trainer.datamodule.format.decode(ids[keep].tolist(), self.tokenizer)  # type: ignore[attr-defined]
+            for ids, keep in zip(responses, rollout.response_mask, strict=True)
+        ]
+        if self.reward_fn is not None:
+            rollout.scores[:] = torch.tensor(list(self.reward_fn(prompts, texts)), dtype=torch.float32)
+        if not torch.isfinite(rollout.scores).all():
+            row = int((~torch.isfinite(rollout.scores)).nonzero()[0])
+            raise FloatingPointError(
+                f"the reward of prompt {prompts[row]!r} is {rollout.scores[row].item()} in iteration {self.iteration}"
+            )
+        kl = F.masked_sum(F.kl_k1(rollout.logprobs, rollout.ref_logprobs), rollout.response_mask, 1)
+        self.samples = [
+            {"prompt": prompt, "response": text, "score": round(score, 4), "kl": round(nats, 4)}
+            for prompt, text, score, nats in zip(prompts, texts, rollout.scores.tolist(), kl.tolist(), strict=True)
+        ]
+
+    def estimate(self, rollout: Rollout) -> Rollout:
+        """Rewards (Eq. 2, first term), advantages and returns."""
+        mask, ppo = rollout.response_mask, self.ppo
+        scores = rollout.scores - ppo.missing_eos_penalty * (~self.stopped(rollout)).float()
+        rollout.rewards = F.shape_rewards(scores, rollout.logprobs, rollout.ref_logprobs, mask, self.kl_coef)
+        advantages, rollout.returns = F.gae(rollout.rewards, rollout.values, mask, ppo.gamma, ppo.gae_lambda)
+        rollout.advantages = F.masked_whiten(advantages, mask, self.sum_over_ranks)
+        return rollout
+
+    def update(self, rollout: Rollout, text: DemoBatch | None) -> None:
+        """Epochs of minibatches, one optimizer step each: PPO gradient, plus ptx_coef times the ptx gradient."""
+        size = self.ppo.minibatch_size // self.trainer.world_size
+        num_minibatches = len(rollout) // size
+        generator = torch.Generator().manual_seed(self.ppo.seed * 1_000_003 + self.iteration)
+        for _ in range(self.ppo.num_epochs):
+            order = torch.randperm(len(rollout), generator=generator).to(self.device)
+            for i, rows in enumerate(order.split(size)):
+                with self.phase("update"):
+                    self.backward_ppo(rollout.take(rows))
+                if text is not None:
+                    num_text = len(text) // num_minibatches
+                    with self.phase("ptx"):
+                        self.backward_ptx(text.take(slice(i * num_text, (i + 1) * num_text)))
+                with self.phase("update"):
+                    norm = clip_and_step(self, self.trainable_parameters(), self.ppo.max_grad_norm)
+                    if self.ema is not None:
+                        self.ema.update(self.policy)
+                self.metrics.add(policy__grad_norm=norm)
+        schedule = self.lr_schedulers()
+        assert schedule is not None
+        schedule.step()  # type: ignore[union-attr, call-arg]
+
+    def backward_ppo(self, minibatch: Rollout) -> None:
+        """Gradients of the clipped policy and value losses, means over the minibatch's response tokens."""
+        ppo = self.ppo
+        num_tokens = self.sum_over_ranks(minibatch.response_mask.sum()) / self.trainer.world_size
+        for _, part in self.micro_batches(minibatch):
+            mask = part.response_mask
+            with torch.set_grad_enabled(True):
+                logits = self.response_logits(self.policy, part)
+                logprobs = F.token_logprobs(logits, part.input_ids[:, -mask.shape[1] :], ppo.temperature)
+                values = self.value_model.values(part.input_ids, part.attention_mask, mask.shape[1])
+                policy = F.clipped_policy_loss(
+                    logprobs, part.logprobs, part.advantages, mask, ppo.clip_eps, num_tokens
+                )
+                value = F.clipped_value_loss(values, part.values, part.returns, mask, ppo.value_clip_eps, num_tokens)
+                self.manual_backward(policy.loss + ppo.vf_coef * value.loss)
+            self.log_micro_batch(part, logits, logprobs, float(num_tokens), policy, value)
+
+    def backward_ptx(self, text: DemoBatch) -> None:
+        """Gradient of Eq. 2's second term: ptx_coef times the mean negative log-likelihood per token of text."""
+        num_tokens = self.sum_over_ranks(text.response_mask.sum()) / self.trainer.world_size
+        for part in text.split(self.ppo.micro_batch_size):
+            keep = part.input_ids.shape[1] - 1
+            logits = next_token_logits(self.policy, part.input_ids, part.attention_mask, keep)
+            logprobs = F.token_logprobs(logits, part.input_ids[:, 1:])
+            nll = -F.masked_sum(logprobs, part.response_mask[:, 1:]) / num_tokens
+            self.manual_backward(self.ppo.ptx_coef * nll)
+            share = float(part.response_mask.sum() / num_tokens)
+            self.metrics.add(share, loss__ptx=nll.detach() / share)
+
+    # ------------------------------------------------------------------ pieces of it
+
+    def response_logits(self, model: Any, part: Rollout) -> Tensor:
+        """Logits that predict the response tokens: [B, R, V]."""
+        return next_token_logits(model, part.input_ids, part.attention_mask, part.response_mask.shape[1])
+
+    def logprobs(self, model: Any, part: Rollout) -> Tensor:
+        """Log-probabilities of the response tokens, at the one temperature: [B, R]."""
+        tokens = part.input_ids[:, -part.response_mask.shape[1] :]
+        return F.token_logprobs(self.response_logits(model, part), tokens, self.ppo.temperature)
+
+    def micro_batches(self, rollout: Rollout) -> Iterator[tuple[Tensor, Rollout]]:
+        """Row indices and episodes, sorted by length and cut to their own padding."""
+        order = rollout.attention_mask.sum(1).argsort(stable=True)
+        for rows in order.split(self.ppo.micro_batch_size or len(rollout)):
+            yield rows, rollout.take(rows).trim()
+
+    def stopped(self, rollout: Rollout) -> Tensor:
+        """[B] True where the response ended with EOS."""
+        responses = rollout.input_ids[:, -rollout.response_mask.shape[1] :]
+        return ((responses == self.tokenizer.eos_token_id) & rollout.response_mask).any(1)
+
+    def sum_over_ranks(self, x: Tensor) -> Tensor:
+        """Global sum of a tensor."""
+        return self.all_gather(x).sum(0) if self.trainer.world_size > 1 else x
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Policy and value model."""
+        return [*self.policy.parameters(), *self.value_model.parameters()]
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times a phase of the iteration and shows it in the progress bar."""
+        start = time.perf_counter()
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if hasattr(callback, "show_phase"):
+                callback.show_phase(name)
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    # ------------------------------------------------------------------ metrics (docs/metrics.md)
+
+    def log_micro_batch(
+        self, part: Rollout, logits: Tensor, logprobs: Tensor, num_tokens: float,
+        policy: F.ClippedLoss, value: F.ClippedLoss,
+    ) -> None:  # fmt: skip
+        """Adds what the update's forward pass shows, weighted by its share of the minibatch's tokens."""
+        mask = part.response_mask
+        share = float(mask.sum()) / num_tokens
+        with torch.no_grad():
+            log_ratio = torch.where(mask, logprobs - part.logprobs, 0.0)
+            self.metrics.add(
+                share,
+                loss__policy=policy.loss / share, loss__value=value.loss / share,
+                policy__clipfrac=policy.clipfrac / share, value__clipfrac=value.clipfrac / share,
+                policy__ratio=F.masked_mean(log_ratio.exp(), mask),
+                policy__approx_kl=F.masked_mean(F.kl_k3(part.logprobs, logprobs.detach()), mask),
+                policy__entropy=F.masked_mean(F.token_entropy(logits, self.ppo.temperature), mask),
+            )  # fmt: skip
+
+    def log_rollout(self, rollout: Rollout) -> float:
+        """Logs the iteration; returns the mean KL per episode, in nats."""
+        mask = rollout.response_mask
+        stats = self.rollout_stats(rollout)
+        stats["objective/kl_coef"] = self.kl_coef
+        stats["value/explained_variance"] = float(F.explained_variance(rollout.values, rollout.returns, mask))
+        stats |= self.metrics.means()
+        stats |= {f"time/{name}": seconds for name, seconds in self.seconds.items()}
+        tokens = float(mask.sum())
+        stats["throughput/rollout_tokens_per_second"] = tokens / self.seconds["rollout"]
+        stats["throughput/episodes_per_second"] = len(rollout) / sum(self.seconds.values())
+        self.seconds = {}
+        shown = ("objective/score", "objective/kl")
+        self.log_dict({k: v for k, v in stats.items() if k not in shown}, sync_dist=True)
+        self.log_dict({k: stats[k] for k in shown}, prog_bar=True, sync_dist=True)
+        return stats["objective/kl"]
+
+    def rollout_stats(self, rollout: Rollout) -> dict[str, float]:
+        """Means over the episodes of a rollout."""
+        mask = rollout.response_mask
+        kl = F.kl_k1(rollout.logprobs, rollout.ref_logprobs)
+        episode_kl = F.masked_sum(kl, mask, 1).mean()
+        return {
+            "objective/score": rollout.scores.mean().item(),
+            "objective/kl": episode_kl.item(),
+            "objective/kl_k3": F.masked_sum(F.kl_k3(rollout.logprobs, rollout.ref_logprobs), mask, 1).mean().item(),
+            "objective/non_score_reward": -self.kl_coef * episode_kl.item(),
+            "objective/rlhf_reward": (rollout.scores.mean() - self.kl_coef * episode_kl).item(),
+            "objective/entropy": -F.masked_sum(rollout.logprobs, mask, 1).mean().item(),
+            "response/length": mask.sum(1).float().mean().item(),
+            "response/stop_rate": self.stopped(rollout).float().mean().item(),
+        }
+
+    # ------------------------------------------------------------------ Lightning
+
+    def configure_model(self) -> None:
+        """Loads policy, reference, value and reward model; once."""
+        if self.policy is not None:
+            return
+        self.policy = load_policy(self.policy_source, self.tokenizer)
+        self.ref = load_policy(self.policy_source, self.tokenizer).eval().requires_grad_(False)
+        generator = torch.Generator().manual_seed(self.ppo.seed)
+        self.value_model = ScalarModel.load(self.value_source, self.tokenizer, generator=generator)
+        if self.reward_source is not None:
+            self.reward_model = ScalarModel.load(self.reward_source, self.tokenizer).eval().requires_grad_(False)
+        if self.ppo.ema_decay is not None:
+            self.ema = WeightEMA(self.policy, self.ppo.ema_decay)
+        self.seconds: dict[str, float] = {}
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer with two parameter groups, policy and value, so that ``global_step`` counts updates."""
+        groups = [
+            {"params": list(self.policy.parameters())},
+            {"params": list(self.value_model.parameters()), "lr": self.ppo.value_lr},
+        ]
+        optimizer = self.optimizer(groups)
+        num = self.ppo.num_warmup_iterations
+        return [optimizer], [LambdaLR(optimizer, [lambda i: warmup_from_tenth(i, num), lambda i: 1.0])]
+
+    def on_fit_start(self) -> None:
+        """Refuses a wrong set-up, naming every cause."""
+        check_trainer(self.trainer, "PPOModule")
+        if self.ema is not None:
+            self.ema.average = {name: x.to(self.device) for name, x in self.ema.average.items()}
+        check_before_training(self)
+
+    def on_train_epoch_start(self) -> None:
+        """Train mode (dropout is off everywhere); the frozen models stay in eval mode."""
+        self.policy.train()
+        self.value_model.train()
+        self.ref.eval()
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Score and KL of the policy to be exported, on held-out prompts, with random numbers of their own."""
+        iteration, self.iteration = self.iteration, -1 - batch_idx
+        with self.exported_weights():
+            rollout = self.roll_out(batch)
+        self.iteration = iteration
+        self.seconds = {}
+        stats = {f"val/{name}": value for name, value in self.rollout_stats(rollout).items()}
+        self.log_dict(stats, batch_size=len(batch), sync_dist=True)
+
+    @contextmanager
+    def exported_weights(self) -> Iterator[None]:
+        """Inside, the policy has the weights that are exported: the moving average, if there is one."""
+        if self.ema is None:
+            yield
+        else:
+            with self.ema.swapped_in(self.policy):
+                yield
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves the frozen models out; adds what else shapes the future."""
+        state = checkpoint["state_dict"]
+        for name in [n for n in state if n.startswith(("ref.", "reward_model."))]:
+            del state[name]
+        checkpoint["ppo"] = {"kl_coef": self.kl_coef, "iteration": self.iteration}
+        if self.ema is not None:
+            checkpoint["ema"] = self.ema.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the KL coefficient, the iteration and the moving average."""
+        self.kl_coef = checkpoint["ppo"]["kl_coef"]
+        self.iteration = checkpoint["ppo"]["iteration"]
+        if self.ema is not None:
+            self.ema.load_state_dict(checkpoint["ema"])
+
+    def export(self, path: Path) -> None:
+        """Writes the policy (its moving average, if there is one) as a Hugging Face directory."""
+        with self.exported_weights(), quiet_loading(), inference_mode(self.policy):
+            self.policy.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)

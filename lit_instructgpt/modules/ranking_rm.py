@@ -1,0 +1,179 @@
+"""The reward model, trained on rankings of K outputs (paper, section 3.5 and C.2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from lit_instructgpt.batch import ComparisonBatch
+from lit_instructgpt.functional import ranking_loss
+from lit_instructgpt.generation import inference_mode
+from lit_instructgpt.metrics import PairAccuracy, PairCalibration
+from lit_instructgpt.models import ScalarModel, load_tokenizer
+from lit_instructgpt.optim import check_trainer, clip_and_step, cosine_to_fraction, default_optimizer
+
+
+class RankingRM(LightningModule):
+    """Scores so that better-ranked outputs score higher: all pairs of a prompt from K forward passes.
+
+    Args:
+        model: directory of the SFT model (or a reward model to continue); its unembedding is replaced by a
+            scalar head.
+        optimizer: its learning rate is the peak of the cosine.
+        final_lr_fraction: the cosine ends at this fraction of the peak; the paper's is 0.1.
+        num_warmup_steps: linear warm-up; the paper has none.
+        soft_ties: train tied outputs towards equal scores; the paper drops ties.
+        micro_batch_size: prompts per forward pass, to save memory; does not change the result.
+        max_grad_norm: clip the gradient's global norm; the paper does not say that it did.
+        seed: of the new head.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        optimizer: OptimizerCallable = default_optimizer,
+        final_lr_fraction: float = 0.1,
+        num_warmup_steps: int = 0,
+        soft_ties: bool = False,
+        micro_batch_size: int | None = None,
+        max_grad_norm: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.source, self.optimizer = model, optimizer
+        self.final_lr_fraction, self.num_warmup_steps = final_lr_fraction, num_warmup_steps
+        self.soft_ties, self.micro_batch_size, self.max_grad_norm = soft_ties, micro_batch_size, max_grad_norm
+        self.seed = seed
+        self.tokenizer = load_tokenizer(model)
+        self.reward_model: ScalarModel | None = None
+        self.calibration = PairCalibration()
+
+    def configure_model(self) -> None:
+        """Loads the transformer and puts the scalar head on it; once."""
+        if self.reward_model is None:
+            generator = torch.Generator().manual_seed(self.seed)
+            self.reward_model = ScalarModel.load(self.source, self.tokenizer, generator=generator)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer with its cosine schedule."""
+        optimizer = self.optimizer(self.parameters())
+        steps = int(self.trainer.estimated_stepping_batches)
+        return [optimizer], [cosine_to_fraction(optimizer, steps, self.final_lr_fraction, self.num_warmup_steps)]
+
+    def on_fit_start(self) -> None:
+        """Refuses Trainer settings that would be ignored."""
+        check_trainer(self.trainer, "RankingRM")
+
+    def on_train_epoch_start(self) -> None:
+        """Train mode for gradient checkpointing; all dropout of the model is off."""
+        assert self.reward_model is not None
+        self.reward_model.train()
+
+    def scores(self, batch: ComparisonBatch) -> Tensor:
+        """K forward passes per prompt, only of the completions that exist: [B, K] float32, 0 elsewhere."""
+        assert self.reward_model is not None
+        exists = batch.completion_mask
+        ids, mask = batch.input_ids[exists], batch.attention_mask[exists]
+        width = int(mask.sum(1).max())
+        found = self.reward_model.score(ids[:, :width], mask[:, :width])
+        return torch.zeros_like(exists, dtype=found.dtype).masked_scatter(exists, found)
+
+    def training_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
+        """One optimizer step on one global batch of prompts."""
+        _, counted = ranking_loss(batch.ranking.float(), batch.ranking, batch.completion_mask, self.soft_ties)
+        num_prompts = self._sum_over_ranks(counted.sum()).clamp(min=1) / self.trainer.world_size
+        loss = torch.zeros((), device=self.device)
+        accuracy = PairAccuracy().to(self.device)
+        for micro_batch in batch.split(self.micro_batch_size):
+            scores = self.scores(micro_batch)
+            losses, _ = ranking_loss(scores, micro_batch.ranking, micro_batch.completion_mask, self.soft_ties)
+            part = losses.sum() / num_prompts
+            self.manual_backward(part)
+            loss += part.detach()
+            accuracy.update(scores.detach(), micro_batch)
+        grad_norm = clip_and_step(self, self.parameters(), self.max_grad_norm)
+        schedule = self.lr_schedulers()
+        assert schedule is not None
+        schedule.step()  # type: ignore[union-attr, call-arg]
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("train/pair_accuracy", accuracy.compute()["pair_accuracy"].float(), prog_bar=True)
+        self.log("train/grad_norm", grad_norm)
+
+    def on_validation_epoch_start(self) -> None:
+        """A fresh accuracy with the groups of the validation data."""
+        self.accuracy = PairAccuracy(self.trainer.datamodule.groups()).to(self.device)  # type: ignore[attr-defined]
+
+    def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
+        """Adds to the loss, the accuracies and the calibration."""
+        scores = self.scores(batch)
+        losses, counted = ranking_loss(scores, batch.ranking, batch.completion_mask, self.soft_ties)
+        if num := int(counted.sum()):
+            self.log("val/loss", losses.sum() / num, batch_size=num, prog_bar=True, sync_dist=True)
+        self.log("val/score", scores[batch.completion_mask].mean(), batch_size=len(batch), sync_dist=True)
+        self.accuracy.update(scores, batch)
+        self.calibration.update(scores, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs pair accuracy overall, per source and per labeler, the length baseline and the calibration."""
+        for name, value in self.accuracy.compute().items():
+            self.log(f"val/{name}", value.float(), prog_bar=name == "pair_accuracy")
+        self.log("val/calibration_error", self.calibration.compute())
+        self.calibration.reset()
+
+    def test_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
+        """As validation."""
+        self.validation_step(batch, batch_idx)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _sum_over_ranks(self, x: Tensor) -> Tensor:
+        return self.all_gather(x).sum() if self.trainer.world_size > 1 else x
+
+    @torch.no_grad()
+    def center_on_demonstrations(self) -> float | None:
+        """Shifts all scores so that the labelers' demonstrations average 0 (section 3.5); the loss is unmoved.
+
+        Returns:
+            The mean before the shift, or None where the data module has no demonstrations.
+        """
+        assert self.reward_model is not None
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not data.demo_items:
+            rank_zero_warn(
+                "data.demonstrations is not set: the reward model's scores keep an arbitrary origin "
+                "(the paper shifts them so that demonstrations average 0)"
+            )
+            return None
+        scores = []
+        with inference_mode(self.reward_model):
+            for batch in data.demo_dataloader():
+                scores.append(self.reward_model.score(batch.input_ids.to(self.device), batch.attention_mask.to(self.device)))
+        mean = torch.cat(scores).double().mean().item()
+        self.reward_model.shift(-mean)
+        rank_zero_info(f"reward model: shifted by {-mean:.4f}, so that {sum(map(len, scores))} demonstrations average 0")
+        return mean
+
+    def export(self, path: Path) -> None:
+        """Centres the scores, then writes reward model and tokenizer as a Hugging Face directory."""
+        assert self.reward_model is not None
+        self.center_on_demonstrations()
+        self.reward_model.save(path)
+        self.tokenizer.save_pretrained(path)
+
+    @torch.no_grad()
+    def probe(self) -> dict[str, Any]:
+        """A sequence and its score: whoever loads the directory must find the same (within 1e-4)."""
+        assert self.reward_model is not None
+        ids = self.trainer.datamodule.train_items[0].ids[0]  # type: ignore[attr-defined]
+        tokens = torch.tensor([ids], device=self.device)
+        with inference_mode(self.reward_model):
+            score = self.reward_model.score(tokens, torch.ones_like(tokens, dtype=torch.bool))
+        return {"input_ids": ids, "score": score.item()}

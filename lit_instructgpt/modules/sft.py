@@ -1,0 +1,175 @@
+"""Supervised fine-tuning, and pretraining where the data are text alone (paper, section 3.5 and C.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from lit_instructgpt.batch import DemoBatch, PromptBatch, pad
+from lit_instructgpt.functional import identity, masked_sum, token_logprobs
+from lit_instructgpt.generation import inference_mode, sample
+from lit_instructgpt.models import (
+    ModelSource,
+    add_residual_dropout,
+    load_policy,
+    load_tokenizer,
+    next_token_logits,
+    quiet_loading,
+)
+from lit_instructgpt.optim import check_trainer, clip_and_step, cosine_to_fraction, default_optimizer
+from lit_instructgpt.rewards import ModelReward
+from lit_instructgpt.sampling import Sampling, sample_texts
+
+
+class SFT(LightningModule):
+    """Maximum likelihood of the responses, given their prompts.
+
+    The loss is the mean over the batch's target tokens, whatever the micro-batches.
+
+    Args:
+        model: a causal language model (directory or hub id), or a fresh one.
+        optimizer: its learning rate is the peak of the cosine.
+        dropout: residual dropout; the paper's is 0.2.
+        train_on_prompt: count the prompt's tokens in the loss too.
+        final_lr_fraction: the cosine ends at this fraction of the peak; the paper's is 0.1.
+        num_warmup_steps: linear warm-up; the paper has none.
+        micro_batch_size: sequences per forward pass, to save memory; does not change the result.
+        max_grad_norm: clip the gradient's global norm; the paper does not say that it did.
+        reward_model: a reward model's directory; logs ``val/rm_score`` of sampled responses, by which the
+            paper selected its checkpoint.
+        sampling: how responses are sampled, for ``val/rm_score`` and ``predict``.
+    """
+
+    def __init__(
+        self,
+        model: ModelSource,
+        optimizer: OptimizerCallable = default_optimizer,
+        dropout: float = 0.2,
+        train_on_prompt: bool = False,
+        final_lr_fraction: float = 0.1,
+        num_warmup_steps: int = 0,
+        micro_batch_size: int | None = None,
+        max_grad_norm: float | None = None,
+        reward_model: str | None = None,
+        sampling: Sampling | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"model.dropout must be at least 0 and below 1, got {dropout}")
+        self.automatic_optimization = False
+        self.source, self.optimizer, self.dropout = model, optimizer, dropout
+        self.train_on_prompt, self.final_lr_fraction = train_on_prompt, final_lr_fraction
+        self.num_warmup_steps, self.micro_batch_size = num_warmup_steps, micro_batch_size
+        self.max_grad_norm, self.reward_model = max_grad_norm, reward_model
+        self.sampling = sampling or Sampling()
+        self.tokenizer = load_tokenizer(model)
+        self.policy: Any = None
+
+    def configure_model(self) -> None:
+        """Loads the policy; once."""
+        if self.policy is None:
+            self.policy = load_policy(self.source, self.tokenizer)
+            if self.dropout:
+                add_residual_dropout(self.policy, self.dropout)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer with its cosine schedule."""
+        optimizer = self.optimizer(self.policy.parameters())
+        steps = int(self.trainer.estimated_stepping_batches)
+        return [optimizer], [cosine_to_fraction(optimizer, steps, self.final_lr_fraction, self.num_warmup_steps)]
+
+    def on_fit_start(self) -> None:
+        """Refuses Trainer settings that would be ignored."""
+        check_trainer(self.trainer, "SFT")
+
+    def on_train_epoch_start(self) -> None:
+        """Train mode, so that the dropout is on: ``from_pretrained`` and validation leave eval mode."""
+        self.policy.train()
+
+    def targets(self, batch: DemoBatch) -> Tensor:
+        """[B, T] True on the tokens that count in the loss."""
+        if not self.train_on_prompt:
+            return batch.response_mask
+        later = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device) > 0
+        return batch.attention_mask & later
+
+    def nll_sum(self, batch: DemoBatch) -> Tensor:
+        """Summed negative log-likelihood of the batch's targets, nats."""
+        width = int(batch.attention_mask.sum(1).max())
+        targets = self.targets(batch)[:, :width]
+        keep = width - int(targets.any(0).long().argmax())
+        ids, mask = batch.input_ids[:, :width], batch.attention_mask[:, :width]
+        logits = next_token_logits(self.policy, ids, mask, keep)
+        return -masked_sum(token_logprobs(logits, ids[:, -keep:]), targets[:, -keep:])
+
+    def training_step(self, batch: DemoBatch, batch_idx: int) -> None:
+        """One optimizer step on one global batch."""
+        num_targets = self.targets(batch).sum()
+        per_rank = self._sum_over_ranks(num_targets) / self.trainer.world_size
+        loss = torch.zeros((), device=self.device)
+        for micro_batch in batch.split(self.micro_batch_size):
+            part = self.nll_sum(micro_batch) / per_rank
+            self.manual_backward(part)
+            loss += part.detach()
+        grad_norm = clip_and_step(self, self.policy.parameters(), self.max_grad_norm)
+        schedule = self.lr_schedulers()
+        assert schedule is not None
+        schedule.step()  # type: ignore[union-attr, call-arg]
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("train/grad_norm", grad_norm)
+
+    def validation_step(self, batch: DemoBatch, batch_idx: int) -> None:
+        """Loss per target token, of demonstrations and of text apart."""
+        for name, rows in (("val/loss", ~batch.is_text), ("val/text_loss", batch.is_text)):
+            if rows.any():
+                part = batch.take(rows.nonzero().squeeze(1))
+                num = int(self.targets(part).sum())
+                self.log(name, self.nll_sum(part) / num, batch_size=num, prog_bar=True, sync_dist=True)
+        if self.reward_model is not None and not batch.is_text.all():
+            self._log_rm_score(batch.take((~batch.is_text).nonzero().squeeze(1)))
+
+    def test_step(self, batch: DemoBatch, batch_idx: int) -> None:
+        """As validation."""
+        self.validation_step(batch, batch_idx)
+
+    def _log_rm_score(self, batch: DemoBatch) -> None:
+        assert self.reward_model is not None
+        if not hasattr(self, "_scorer"):
+            self._scorer = ModelReward(self.reward_model, device=self.device)
+        prompts = [
+            ids[mask & ~response].tolist()
+            for ids, mask, response in zip(batch.input_ids, batch.attention_mask, batch.response_mask, strict=True)
+        ]
+        ids, mask = (x.to(self.device) for x in pad(prompts, self.tokenizer.pad_token_id, left=True))
+        generator = torch.Generator(self.device).manual_seed(self.sampling.seed)
+        responses, response_mask = sample(
+            self.policy, ids, mask, self.sampling.max_new_tokens, self.tokenizer.eos_token_id,
+            self.tokenizer.pad_token_id, self.sampling.temperature, generator,
+        )  # fmt: skip
+        scores = self._scorer.score_ids(torch.cat([ids, responses], 1), torch.cat([mask, response_mask], 1))
+        stopped = (responses == self.tokenizer.eos_token_id).any(1).float().mean()
+        self.log("val/rm_score", scores.mean(), batch_size=len(prompts), prog_bar=True, sync_dist=True)
+        self.log("val/stop_rate", stopped, batch_size=len(prompts), sync_dist=True)
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """K sampled responses per prompt, in the form of the ranking data (without a ranking)."""
+        prompt_format = self.trainer.datamodule.format  # type: ignore[attr-defined]
+        texts = sample_texts(self.policy, self.tokenizer, prompt_format, batch, self.sampling, batch_idx)
+        return [
+            {**record, "prompt": record["prompt"], "responses": responses}
+            for record, responses in zip(batch.record, texts, strict=True)
+        ]
+
+    def _sum_over_ranks(self, x: Tensor) -> Tensor:
+        return self.all_gather(x).sum() if self.trainer.world_size > 1 else identity(x)
+
+    def export(self, path: Path) -> None:
+        """Writes the policy and tokenizer as a Hugging Face directory."""
+        with quiet_loading(), inference_mode(self.policy):
+            self.policy.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)

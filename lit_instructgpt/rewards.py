@@ -1,0 +1,71 @@
+"""Rewards on text. A reward is any callable ``(prompts, responses) -> scores``; name it by class path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lit_instructgpt.batch import pad
+from lit_instructgpt.formatting import PromptFormat, read_format
+from lit_instructgpt.generation import inference_mode
+from lit_instructgpt.models import ScalarModel, load_tokenizer
+
+
+class Reward(Protocol):
+    """Scores finished responses; higher is better."""
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float]:
+        """One float per response, in order."""
+        ...
+
+
+class ModelReward:
+    """A reward model's directory as a reward on text, with its own tokenizer and its own format.
+
+    Args:
+        model: directory that the reward model's stage exported (or any sequence-classification model
+            with one label).
+        format: needed where the directory does not say how prompts were formatted.
+        max_response_tokens: longer responses are cut, their EOS kept.
+        batch_size: sequences per forward pass.
+        device: where the model runs.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        format: PromptFormat | None = None,
+        max_response_tokens: int = 1024,
+        batch_size: int = 64,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.tokenizer = load_tokenizer(model)
+        self.model = ScalarModel.load(model, self.tokenizer).to(device)
+        self.model.eval().requires_grad_(False)
+        self.format = format or read_format(model) or PromptFormat()
+        self.max_response_tokens, self.batch_size, self.device = max_response_tokens, batch_size, device
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Scores of the formatted prompt and response, EOS appended."""
+        sequences = [
+            self.format.prompt_ids(prompt, self.tokenizer)
+            + self.format.response_ids(response, self.tokenizer, self.max_response_tokens)
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        scores = [0.0] * len(sequences)
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            ids, mask = pad([sequences[i] for i in rows], self.tokenizer.pad_token_id)
+            found = self.score_ids(ids.to(self.device), mask.to(self.device)).tolist()
+            for i, score in zip(rows, found, strict=True):
+                scores[i] = score
+        return scores
+
+    def score_ids(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Scores of token ids of this model's own tokenizer: [B, T] -> [B]."""
+        with inference_mode(self.model):
+            return self.model.score(input_ids, attention_mask)

@@ -1,0 +1,59 @@
+"""From prompts to response texts: what ``predict``, ``evaluate`` and ``chat`` share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lit_instructgpt.batch import PromptBatch
+from lit_instructgpt.formatting import PromptFormat
+from lit_instructgpt.generation import sample
+
+
+@dataclass
+class Sampling:
+    """How responses are sampled.
+
+    Attributes:
+        num_samples: responses per prompt (K).
+        max_new_tokens: a response is cut here if it has not ended.
+        temperature: 1 is the model's own distribution, 0 its most likely token.
+        seed: of the random numbers.
+    """
+
+    num_samples: int = 1
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1 or self.max_new_tokens < 1:
+            raise ValueError("sampling: num_samples and max_new_tokens must be at least 1")
+        if self.temperature < 0:
+            raise ValueError(f"sampling.temperature must not be negative, got {self.temperature}")
+
+
+def sample_ids(policy: Any, tokenizer: Any, batch: PromptBatch, sampling: Sampling, stream: int) -> list[list[int]]:
+    """``num_samples`` responses per prompt as token ids, EOS included where sampled: B * K lists.
+
+    ``stream`` numbers the batch, so that each has random numbers of its own.
+    """
+    device = batch.input_ids.device
+    generator = torch.Generator(device).manual_seed(sampling.seed * 1_000_003 + stream)
+    rows = torch.arange(len(batch), device=device).repeat_interleave(sampling.num_samples)
+    ids, mask = sample(
+        policy, batch.input_ids[rows], batch.attention_mask[rows], sampling.max_new_tokens,
+        tokenizer.eos_token_id, tokenizer.pad_token_id, sampling.temperature, generator,
+    )  # fmt: skip
+    return [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
+
+
+def sample_texts(
+    policy: Any, tokenizer: Any, prompt_format: PromptFormat, batch: PromptBatch, sampling: Sampling, stream: int
+) -> list[list[str]]:
+    """As ``sample_ids``, decoded: B lists of K texts."""
+    texts = [prompt_format.decode(ids, tokenizer) for ids in sample_ids(policy, tokenizer, batch, sampling, stream)]
+    k = sampling.num_samples
+    return [texts[i : i + k] for i in range(0, len(texts), k)]

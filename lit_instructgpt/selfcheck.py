@@ -1,0 +1,175 @@
+"""Refuses a PPO set-up that would train quietly wrong, before the first update, naming every cause.
+
+Each check answers a mistake that users of other implementations made (docs/deviations.md lists them).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lit_instructgpt.batch import Rollout
+from lit_instructgpt.formatting import read_format, read_sidecar
+from lit_instructgpt.generation import inference_mode
+from lit_instructgpt.models import load_tokenizer
+
+if TYPE_CHECKING:
+    from lit_instructgpt.modules.ppo import PPOModule
+
+
+class SelfCheckError(ValueError):
+    """The set-up would train wrong; the message lists every cause with its remedy."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("self-check before the first update:\n" + "\n".join(f"  - {p}" for p in problems))
+        self.problems = problems
+
+
+def check_before_training(module: PPOModule) -> None:
+    """What can be known without sampling.
+
+    Raises:
+        SelfCheckError: with all problems at once.
+    """
+    data = module.trainer.datamodule  # type: ignore[attr-defined]
+    problems = [
+        *_batch_sizes(module, data),
+        *_pretraining_mix(module, data),
+        *_tokenizers(module),
+        *_formats(module, data),
+        *_lengths(module, data),
+        *_models(module),
+        *_reward_model_reload(module),
+    ]
+    if problems:
+        raise SelfCheckError(problems)
+
+
+def _batch_sizes(module: PPOModule, data: Any) -> list[str]:
+    batch, minibatch, micro = data.batch_size, module.ppo.minibatch_size, module.ppo.micro_batch_size
+    world = module.trainer.world_size
+    problems = []
+    if batch % minibatch:
+        problems.append(f"data.batch_size ({batch}) must be a multiple of ppo.minibatch_size ({minibatch})")
+    if minibatch % world:
+        problems.append(f"ppo.minibatch_size ({minibatch}) must be a multiple of the number of devices ({world})")
+    if micro is not None and (micro < 1 or (minibatch // world) % micro):
+        problems.append(f"ppo.minibatch_size per device ({minibatch // world}) must be a multiple of ppo.micro_batch_size ({micro})")
+    return problems
+
+
+def _pretraining_mix(module: PPOModule, data: Any) -> list[str]:
+    if module.ppo.ptx_coef > 0 and not data.text_items:
+        return [f"ppo.ptx_coef is {module.ppo.ptx_coef} but there is no data.text: give pretraining text, or set ptx_coef to 0"]
+    if module.ppo.ptx_coef == 0 and data.text_items:
+        return ["data.text is given but ppo.ptx_coef is 0: leave the text out, or set ptx_coef (the paper: 27.8)"]
+    return []
+
+
+def _tokenizers(module: PPOModule) -> list[str]:
+    own = module.tokenizer
+    problems = []
+    if own.pad_token_id == own.eos_token_id:
+        problems.append("the policy's pad token is its EOS token: set another pad token in its tokenizer")
+    for name, source in (("reward_model", module.reward_source), ("value_model", module.value_source)):
+        if source is None or source == module.policy_source:
+            continue
+        other = load_tokenizer(source)
+        if other.get_vocab() != own.get_vocab() or other.eos_token_id != own.eos_token_id:
+            problems.append(
+                f"{name} ({source}) has another tokenizer than the policy ({module.policy_source}): train it from the "
+                "same model, or use it as reward_fn: lit_instructgpt.rewards.ModelReward, with a value_model of the "
+                "policy's tokenizer"
+            )
+    return problems
+
+
+def _formats(module: PPOModule, data: Any) -> list[str]:
+    problems = []
+    for name, source in (("policy", module.policy_source), ("reward_model", module.reward_source)):
+        stored = read_format(source) if source is not None else None
+        if stored is not None and stored != data.format:
+            problems.append(f"{name} ({source}) was trained with {stored}, the prompts come with {data.format}: set data.format to it")
+    return problems
+
+
+def _lengths(module: PPOModule, data: Any) -> list[str]:
+    problems = []
+    wanted = data.reading.max_prompt_tokens + module.ppo.max_new_tokens
+    for name, model in (("policy", module.policy), ("value_model", module.value_model.model)):
+        context = getattr(model.config, "max_position_embeddings", None)
+        if context is not None and wanted > context:
+            problems.append(
+                f"prompts of {data.reading.max_prompt_tokens} and responses of {module.ppo.max_new_tokens} tokens do not "
+                f"fit the {name}'s context of {context}: lower data.reading.max_prompt_tokens or ppo.max_new_tokens"
+            )
+    return problems
+
+
+def _models(module: PPOModule) -> list[str]:
+    problems = []
+    frozen: dict[str, nn.Module] = {"ref": module.ref}
+    if module.reward_source is not None:
+        frozen["reward_model"] = module.reward_model
+    trained: dict[str, nn.Module] = {"policy": module.policy, "value_model": module.value_model}
+    for name, model in frozen.items():
+        if any(p.requires_grad for p in model.parameters()) or model.training:
+            problems.append(f"{name} must be frozen and in eval mode")
+    for name, model in trained.items():
+        dtypes = {str(p.dtype) for p in model.parameters() if p.dtype != torch.float32}
+        if dtypes:
+            problems.append(f"{name} holds {', '.join(sorted(dtypes))} weights: keep float32 masters and set trainer.precision: bf16-mixed")
+        if not all(p.requires_grad for p in model.parameters()):
+            problems.append(f"{name} has frozen weights")
+    for name, model in {**frozen, **trained}.items():
+        if any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
+            problems.append(f"{name} has dropout, which is noise in the ratio: set it to 0")
+    return problems
+
+
+@torch.no_grad()
+def _reward_model_reload(module: PPOModule) -> list[str]:
+    probe = read_sidecar(module.reward_source).get("probe") if module.reward_source else None
+    if probe is None:
+        return []
+    ids = torch.tensor([probe["input_ids"]], device=module.device)
+    score = module.reward_model.score(ids, torch.ones_like(ids, dtype=torch.bool)).item()
+    if abs(score - probe["score"]) > 1e-3 * max(1.0, abs(probe["score"])):
+        return [
+            f"reward_model ({module.reward_source}) scores its own probe {score:.5f}, but {probe['score']:.5f} was "
+            "recorded when it was saved: the directory is damaged, or another version of transformers computes it differently"
+        ]
+    return []
+
+
+def check_first_rollout(module: PPOModule, rollout: Rollout) -> None:
+    """What the first episodes show: the ratio is 1 before any update, and padding changes nothing.
+
+    Tolerances: 1e-3 nats in float32, 0.5 under bf16 autocast (where padding changes rounding).
+
+    Raises:
+        SelfCheckError: with all problems at once.
+    """
+    tolerance = 1e-3 if module.trainer.precision == "32-true" else 0.5
+    few = rollout.take(slice(0, min(8, len(rollout))))
+    mask = few.response_mask
+    problems = []
+    with torch.no_grad():
+        again = module.logprobs(module.policy, few)
+    ratio = (again - few.logprobs)[mask].abs().max().item()
+    if not ratio <= tolerance:
+        problems.append(f"the policy's log-probabilities changed by {ratio:.2g} nats before any update: something is random in train mode")
+    longest = few.take(mask.sum(1).argmax()[None]).trim()
+    with inference_mode(module.policy, module.value_model):
+        alone = module.logprobs(module.policy, longest)
+        values = module.value_model.values(longest.input_ids, longest.attention_mask, longest.response_mask.shape[1])
+    row = int(mask.sum(1).argmax())
+    keep = mask[row, : alone.shape[1]]
+    for name, one, batched in (("policy", alone, few.logprobs), ("value_model", values, few.values)):
+        gap = (one[0] - batched[row, : one.shape[1]])[keep].abs().max().item()
+        if not gap <= tolerance:
+            problems.append(f"{name}: padding changes its output by {gap:.2g}: its attention or positions do not honour the mask")
+    if problems:
+        raise SelfCheckError(problems)
