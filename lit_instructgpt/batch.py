@@ -1,5 +1,7 @@
-"""What the stages pass around. Dimensions: B prompts, K completions, P prompt tokens, R response
-tokens, T = P + R. Masks are bool, True = counts. Lightning moves every tensor in here to the device.
+"""What the stages pass around.
+
+Dimensions: B prompts, K completions, P prompt tokens, R response tokens, T = P + R. Masks are bool,
+True = counts. Lightning moves every tensor in here to the device.
 """
 
 from __future__ import annotations
@@ -124,17 +126,25 @@ class Rollout(Sliceable):
     advantages: Tensor
     returns: Tensor
 
+    @classmethod
+    def empty(cls, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Rollout:
+        """Sampled episodes whose numbers are still to be filled in."""
+        per_token = {
+            name: torch.zeros(response_mask.shape, device=input_ids.device)
+            for name in ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns")
+        }
+        scores = torch.zeros(len(input_ids), device=input_ids.device)
+        return cls(input_ids, attention_mask, response_mask, scores=scores, **per_token)
+
     def trim(self) -> Rollout:
-        """Without the columns that are padding in every row, left of the prompts and right of the responses."""
+        """Without the columns that are padding in every row, left of prompts and right of responses."""
         num_prompt = self.input_ids.shape[1] - self.response_mask.shape[1]
         used = self.attention_mask.any(0)
         start = int(used[:num_prompt].long().argmax()) if used[:num_prompt].any() else num_prompt
         num = max(int(self.response_mask.any(0).sum()), 1)
         wide, narrow = slice(start, num_prompt + num), slice(0, num)
         cut = {f.name: getattr(self, f.name)[:, narrow] for f in fields(self)[2:] if f.name != "scores"}
-        return replace(
-            self, input_ids=self.input_ids[:, wide], attention_mask=self.attention_mask[:, wide], **cut
-        )
+        return replace(self, input_ids=self.input_ids[:, wide], attention_mask=self.attention_mask[:, wide], **cut)
 
 
 def pad(rows: list[list[int]], value: int, left: bool = False, width: int | None = None) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
-"""Policies (``AutoModelForCausalLM``) and scalar models (``AutoModelForSequenceClassification`` with one
-label), always in an explicit dtype, with positions built from the attention mask.
+"""Policies and scalar models, always in an explicit dtype, with positions built from the mask.
 
-Both stay plain ``transformers`` models on disk, so that anyone can load them.
+A policy is an ``AutoModelForCausalLM``, a reward or value model an
+``AutoModelForSequenceClassification`` with one label. Both stay plain ``transformers`` models on
+disk, so that anyone can load them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ def check_source(source: str) -> None:
     if os.path.isdir(source) and not os.path.isfile(os.path.join(source, "config.json")):
         raise FileNotFoundError(f"{source} holds no config.json: give the directory that a stage exported")
     if not os.path.isdir(source) and (looks_like_path or os.path.isdir(parent)):
-        raise FileNotFoundError(f"no model directory {source}: run the stage that exports it, or correct the path")
+        raise FileNotFoundError(
+            f"no model directory {source}: run the stage that exports it, or correct the path"
+        )
 
 
 def load_tokenizer(source: ModelSource) -> Any:
@@ -92,7 +95,9 @@ def load_tokenizer(source: ModelSource) -> Any:
     check_source(source)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer of {source} has no EOS token: responses could never end; set eos_token")
+        raise ValueError(
+            f"the tokenizer of {source} has no EOS token: responses could never end; set eos_token"
+        )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         if tokenizer.unk_token_id not in (None, tokenizer.eos_token_id):
             tokenizer.pad_token = tokenizer.unk_token
@@ -195,7 +200,9 @@ def add_residual_dropout(model: nn.Module, probability: float) -> int:
         if name in names
     ]
     if not blocks:
-        raise ValueError(f"residual dropout: no attention or MLP blocks found in {type(model).__name__}; set dropout: 0")
+        raise ValueError(
+            f"residual dropout: no attention or MLP blocks found in {type(model).__name__}; set dropout: 0"
+        )
 
     def drop(module: nn.Module, _: Any, output: Any) -> Any:
         if isinstance(output, tuple):
@@ -245,7 +252,11 @@ class ScalarModel(nn.Module):
 
     @classmethod
     def load(
-        cls, source: str, tokenizer: Any, dtype: torch.dtype = torch.float32, generator: torch.Generator | None = None
+        cls,
+        source: str,
+        tokenizer: Any,
+        dtype: torch.dtype = torch.float32,
+        generator: torch.Generator | None = None,
     ) -> ScalarModel:
         """Loads a reward model, or starts one from a causal language model's directory.
 

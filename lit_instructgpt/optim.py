@@ -18,7 +18,9 @@ def default_optimizer(params: Any) -> Optimizer:
     return torch.optim.AdamW(params, lr=1e-5, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
 
 
-def cosine_to_fraction(optimizer: Optimizer, num_steps: int, final_fraction: float, num_warmup: int = 0) -> LambdaLR:
+def cosine_to_fraction(
+    optimizer: Optimizer, num_steps: int, final_fraction: float, num_warmup: int = 0
+) -> LambdaLR:
     """Cosine from the peak to ``final_fraction`` of it over ``num_steps``, after a linear warm-up.
 
     The paper: to 10 % of the peak, without warm-up (Appendix C.1, C.2).
@@ -76,7 +78,18 @@ def check_trainer(trainer: Trainer, where: str) -> None:
         raise ValueError(f"{where}: " + "; ".join(problems))
 
 
-def clip_and_step(module: LightningModule, parameters: Iterable[nn.Parameter], max_grad_norm: float | None) -> Tensor:
+def sum_over_ranks(module: LightningModule, x: Tensor) -> Tensor:
+    """Sum of a tensor over all processes, elementwise; the tensor itself on one."""
+    if module.trainer.world_size == 1:
+        return x
+    gathered = module.all_gather(x)
+    assert isinstance(gathered, Tensor)
+    return gathered.sum(0)
+
+
+def clip_and_step(
+    module: LightningModule, parameters: Iterable[nn.Parameter], max_grad_norm: float | None
+) -> Tensor:
     """Clips by global norm if asked, checks that it is finite, takes the step and clears the gradients.
 
     Returns:

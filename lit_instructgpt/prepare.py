@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -63,53 +64,58 @@ def prepare(
     Args:
         inputs: Files to prepare, .jsonl or .jsonl.gz. What a file holds (demonstrations,
             comparisons, prompts or plain text) is recognised by the field names in it.
-        out: Directory to write to. It must be empty, new, or written before by this command with
-            the same settings.
+        out: Directory to write to: new, empty, or written by this command with the same settings.
         common_prefix: Two prompts of one file that begin with this many equal characters count as
-            the same, and the later one is dropped. 0 drops only prompts that are equal. The paper
-            does not state its length. For comparisons the labeler must be the same too.
+            the same, and the later one is dropped (the paper does not state its length). 0 drops
+            only equal prompts. For comparisons the labeler must be the same too.
         max_prompts_per_user: Keep at most this many different prompts of one user in each file.
             Records without a user are not limited.
         valid_fraction: Share of the users whose records go to the validation files.
         test_fraction: Share of the users whose records go to the test files.
-        seed: Another number gives another division of the users. A user is on the same side in
-            every file; a record without a user is placed by its prompt.
+        seed: Changes who is on which side. A record without a user is placed by its prompt.
         pii: What to do with training records that hold what looks like an e-mail address, phone
             number, card number, IBAN, US social security number or IPv4 address: drop the record,
-            mask the place, or keep it. Only obvious patterns are found; this is no guarantee.
-        tokenizer: Directory of the model or tokenizer whose tokens the lengths are counted in;
-            without it, lengths are counted in words.
+            mask the place, or keep it. It finds obvious patterns only and is no guarantee.
+        tokenizer: Directory of the tokenizer to count lengths with; without it they are in words.
         skip_bad_records: Write unreadable lines to NAME.rejects.jsonl instead of stopping.
 
     Returns:
         The content of statistics.json.
 
     Raises:
-        ValueError: A setting, an input or the output directory cannot be used.
-        RecordError: Lines are bad and ``skip_bad_records`` is false.
+        ValueError: A setting, an input or the output directory cannot be used, or lines are bad
+            (``RecordError``) and ``skip_bad_records`` is false.
         FileNotFoundError: An input does not exist.
     """
     settings = {name: value for name, value in locals().items() if name != "out"}
-    names = _check(settings, names=_names(inputs))
-    written = {f"{name}.{part}.jsonl" for name in names for part in (*SIDES, "rejects")}
-    target = Path(out)
-    _check_out(target, settings, written)
+    _check(settings)
+    names, target = _names(inputs), Path(out)
+    _check_out(target, settings, _written(names))
     lengths, unit = length_counter(tokenizer)
     result: dict[str, Any] = {"arguments": settings, "unit": unit, "files": {}}
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".prepare-") as folder:
         for name, source in names.items():
             result["files"][name] = _prepare_file(source, Path(folder) / name, settings, lengths)
-        Path(folder, "statistics.md").write_text(as_markdown(result), encoding="utf-8")
-        text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-        Path(folder, STATISTICS).write_text(text, encoding="utf-8")
-        target.mkdir(exist_ok=True)
-        for stale in written:
-            (target / stale).unlink(missing_ok=True)
-        for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == STATISTICS):
-            os.replace(path, target / path.name)
+        _publish(result, Path(folder), target, _written(names))
     _print(result, target)
     return result
+
+
+def _written(names: Iterable[str]) -> set[str]:
+    return {f"{name}.{part}.jsonl" for name in names for part in (*SIDES, "rejects")}
+
+
+def _publish(result: dict[str, Any], folder: Path, target: Path, written: set[str]) -> None:
+    """Move the files to the output directory, the statistics last: they mark it as complete."""
+    (folder / "statistics.md").write_text(as_markdown(result), encoding="utf-8")
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    (folder / STATISTICS).write_text(text, encoding="utf-8")
+    target.mkdir(exist_ok=True)
+    for stale in written:
+        (target / stale).unlink(missing_ok=True)
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == STATISTICS):
+        os.replace(path, target / path.name)
 
 
 def _names(inputs: list[str]) -> dict[str, str]:
@@ -127,10 +133,10 @@ def _names(inputs: list[str]) -> dict[str, str]:
     return names
 
 
-def _check(settings: dict[str, Any], names: dict[str, str]) -> dict[str, str]:
+def _check(settings: dict[str, Any]) -> None:
     valid, test = settings["valid_fraction"], settings["test_fraction"]
     wrong = {
-        "inputs: give at least one file": not names,
+        "inputs: give at least one file": not settings["inputs"],
         f"common_prefix: must be 0 or more, found {settings['common_prefix']}": settings["common_prefix"] < 0,
         f"max_prompts_per_user: must be 1 or more, found {settings['max_prompts_per_user']}": (
             settings["max_prompts_per_user"] < 1
@@ -144,7 +150,6 @@ def _check(settings: dict[str, Any], names: dict[str, str]) -> dict[str, str]:
     problems = [text for text, holds in wrong.items() if holds]
     if problems:
         raise ValueError("\n".join(problems))
-    return names
 
 
 def _check_out(target: Path, settings: dict[str, Any], written: set[str]) -> None:

@@ -81,9 +81,7 @@ def file_tables(sides: dict[str, list[BaseRecord]], lengths: Lengths) -> dict[st
     tables: dict[str, Any] = {
         "sizes": {side: dict(Counter(map(source_of, sides[side])).most_common()) for side in SIDES},
         "customers": {side: _customers(sides[side]) for side in SIDES},
-        "prompt_lengths": {
-            side: summarise(lengths([prompt_text(one) for one in sides[side]])) for side in SIDES
-        },
+        "prompt_lengths": {side: summarise(prompts[side]) for side in SIDES},
     }
     cases = Counter(str(one.extra["use_case"]) for one in everything if one.extra.get("use_case") is not None)
     if cases:

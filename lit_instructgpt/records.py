@@ -29,7 +29,7 @@ from lit_instructgpt.records_models import (
     validation_problems,
 )
 from lit_instructgpt.records_report import BadRecord, ReadReport, RecordError
-from lit_instructgpt.records_shapes import COMMON_FIELDS, SHAPE_FIELDS, normalise
+from lit_instructgpt.records_shapes import COMMON_FIELDS, SHAPE_FIELDS, normalise, written_name
 from lit_instructgpt.records_sources import Row, open_source
 
 __all__ = [
@@ -172,7 +172,7 @@ class RecordReader(Generic[RecordType]):
             except LineProblem as problem:
                 self._bad(row, (problem,))
             except ValidationError as error:
-                self._bad(row, validation_problems(error))
+                self._bad(row, tuple(self._as_written(row, one) for one in validation_problems(error)))
             else:
                 self._sort(row, record, split)
 
@@ -201,6 +201,12 @@ class RecordReader(Generic[RecordType]):
         else:
             self.report.accepted += 1
             self.records.append(Sourced(record, row.file, row.line, row.raw))
+
+    def _as_written(self, row: Row, problem: LineProblem) -> LineProblem:
+        assert isinstance(row.value, dict)
+        keys = {key for key, value in row.value.items() if value is not None}
+        keys |= {ours for ours, theirs in self._mapping.items() if theirs in keys}
+        return LineProblem(written_name(problem.field, keys), problem.problem)
 
     def _bad(self, row: Row, problems: tuple[LineProblem, ...]) -> None:
         named = tuple(LineProblem(self._their_name(one.field), one.problem) for one in problems)

@@ -7,7 +7,8 @@ ranking of two, and conversations as lists of messages (TRL documentation,
 """
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Container, Iterable
 from typing import Any
 
 from lit_instructgpt.records_lines import LineProblem, field_name, shown
@@ -45,6 +46,24 @@ def normalise(row: dict[str, Any], kind: str) -> tuple[dict[str, Any], dict[str,
             shape[name] = given[name]
     rest = {key: value for key, value in row.items() if key not in used and key not in COMMON_FIELDS}
     return shape, rest
+
+
+def written_name(field: str, row: Container[str]) -> str:
+    """Return the name a record's field has in the row it was read from.
+
+    Args:
+        field: Name in the record, with any index: ``responses[0]``.
+        row: The keys of the row; ``chosen``, for example, if it has that shape.
+    """
+    head = re.split(r"[.\[]", field, maxsplit=1)[0]
+    if "chosen" in row and "responses" not in row:
+        own = {"responses[0]": "chosen", "responses[1]": "rejected"}
+        return own.get(field, "chosen" if head == "prompt" and "prompt" not in row else field)
+    if head == "response" and "response" not in row:
+        return "completion" if "completion" in row else "messages"
+    if head == "prompt" and "messages" in row and "response" not in row and "completion" not in row:
+        return field.replace("prompt", "messages", 1)
+    return field
 
 
 def detect_kind(rows: Iterable[dict[str, Any]]) -> str:

@@ -102,7 +102,11 @@ METRICS = {
         "Held-out prompts", "", 0, "Number of held-out prompts behind the numbers of the model."
     ),
 }
-JUDGED = ("follows_instruction", "hallucination", "satisfies_constraint")
+VERDICTS = {
+    "follows_instruction": ("misses the instruction", "follows the instruction"),
+    "hallucination": ("no hallucination", "hallucinates"),
+    "satisfies_constraint": ("breaks the constraint", "satisfies the constraint"),
+}
 
 CURVES_NOTE = "Faint: as logged. Bold: moving mean. Dashed with dots: on held-out data."
 
@@ -369,7 +373,7 @@ def _metric_row(key: str, metric: Metric, models: Mapping[str, Mapping[str, Any]
 
 def _judged_charts(models: Mapping[str, Mapping[str, Any]]) -> Markup:
     figures = []
-    for key in JUDGED:
+    for key in VERDICTS:
         bars = []
         for model, m in models.items():
             rate = number(m.get(key))
@@ -575,16 +579,13 @@ def _sample(sample: Mapping[str, Any]) -> Markup:
 
 def _badge(key: str, value: object) -> Markup:
     x, label = number(value), clean(key).replace("_", " ")
-    better = METRICS[key].better if key in JUDGED else 1
     if x is None:
         return Markup('<span title="not judged">{} {}</span>').format(DASH, label)
-    if key not in JUDGED or x not in (0.0, 1.0):
+    if key not in VERDICTS or x not in (0.0, 1.0):
         return Markup("<span>{} {}</span>").format(label, f"{x:g}")
-    good = (x == 1.0) == (better > 0)
-    verdict = label if x == 1.0 else f"no {label}" if key == "hallucination" else f"not: {label}"
-    return Markup('<span class="{}">{} {}</span>').format(
-        "good" if good else "bad", "\u2713" if good else "\u2717", verdict
-    )
+    good = (x == 1.0) == (METRICS[key].better > 0)
+    css, sign = ("good", "\u2713") if good else ("bad", "\u2717")
+    return Markup('<span class="{}">{} {}</span>').format(css, sign, VERDICTS[key][x == 1.0])
 
 
 def _total_seconds(report: Mapping[str, Any]) -> float:

@@ -85,8 +85,8 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1.2rem;font-siz
 dt{font-weight:600}
 dd{margin:0;color:var(--muted);min-width:0;overflow-wrap:anywhere}
 .card{padding:16px;margin:0 0 16px}
-.prompt{white-space:pre-wrap;overflow-wrap:anywhere;font-size:1rem;font-weight:600;margin:0 0 12px;
-max-height:16em;overflow:auto}
+.prompt{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.98rem;margin:0 0 14px;padding:10px 14px;
+background:var(--bg);border-radius:7px;max-height:16em;overflow:auto}
 .chip{display:inline-block;font-size:.78rem;color:var(--muted);border:1px solid var(--line);
 border-radius:99px;padding:0 .7em;margin-bottom:.5rem}
 .answers{display:grid;gap:14px;grid-template-columns:repeat(auto-fit,minmax(min(100%,230px),1fr))}
@@ -107,9 +107,11 @@ code{font:.88em/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 @media (max-width:520px){main,footer{padding-left:14px;padding-right:14px}
 th,td{padding:.45rem .5rem}table{font-size:.87rem}th:first-child,td:first-child{min-width:6.5rem}
 dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.5rem}}
-@media print{body{background:#fff;font-size:11pt;-webkit-print-color-adjust:exact;print-color-adjust:exact}
-nav{display:none}.prompt,.text{max-height:none;overflow:visible}.card{break-inside:avoid}
-h2,h3{break-after:avoid}.g4,.g3{grid-template-columns:repeat(3,1fr)}.hero,.g2{grid-template-columns:1fr 1fr}}
+@media print{html{font-size:13px}body{background:#fff;font-size:13px;-webkit-print-color-adjust:exact;
+print-color-adjust:exact}nav,summary{display:none}.prompt,.text{max-height:none;overflow:visible}
+.card,.table{break-inside:avoid}h2,h3,.note{break-after:avoid}.hero,.g2{grid-template-columns:1fr 1fr}
+.g4{grid-template-columns:repeat(4,1fr);gap:8px}.stack{gap:8px}.g4 figure{padding:8px}
+.g3{grid-template-columns:repeat(3,1fr)}.answers{grid-template-columns:repeat(auto-fit,minmax(150px,1fr))}}
 """
 
 # --------------------------------------------------------------------------- numbers and text
@@ -305,7 +307,7 @@ def bar_chart(
 ) -> Markup:
     """Horizontal bars with direct labels, 95 % whiskers and, if given, a dashed reference line."""
     row, top = 34, 22 if reference else 6
-    left = min(max(len(b.label) for b in bars) * 6.6 + 12, width * 0.4)
+    left = min(max(len(b.label) for b in bars) * 7.3 + 12, width * 0.4)
     room = max(len(b.shown) for b in bars) * 6.4 + 10
     frame = Frame(width, top + row * len(bars) + 38, (0, limit), (0, 1), left, room, top)
     parts = [frame.axes(axis, "", x_unit=unit, rows=False)]
@@ -464,7 +466,7 @@ def histogram(
 ) -> Markup:
     """Share of responses per bin; ``limits`` are the shared x range and largest share."""
     total = sum(counts) or 1.0
-    frame = Frame(300, 170, limits[:2], (0, limits[2] * 1.05), left=48)
+    frame = Frame(300, 170, limits[:2], (0, limits[2] * 1.2), left=48)
     parts = [frame.axes("response length (tokens)", "share of responses", y_unit="%")]
     for (low, high), count in zip(pairwise(edges), counts, strict=True):
         x, y = frame.x(low), frame.y(count / total)

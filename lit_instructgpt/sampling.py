@@ -35,7 +35,9 @@ class Sampling:
             raise ValueError(f"sampling.temperature must not be negative, got {self.temperature}")
 
 
-def sample_ids(policy: Any, tokenizer: Any, batch: PromptBatch, sampling: Sampling, stream: int) -> list[list[int]]:
+def sample_ids(
+    policy: Any, tokenizer: Any, batch: PromptBatch, sampling: Sampling, stream: int
+) -> list[list[int]]:
     """``num_samples`` responses per prompt as token ids, EOS included where sampled: B * K lists.
 
     ``stream`` numbers the batch, so that each has random numbers of its own.
@@ -51,9 +53,16 @@ def sample_ids(policy: Any, tokenizer: Any, batch: PromptBatch, sampling: Sampli
 
 
 def sample_texts(
-    policy: Any, tokenizer: Any, prompt_format: PromptFormat, batch: PromptBatch, sampling: Sampling, stream: int
+    policy: Any,
+    tokenizer: Any,
+    prompt_format: PromptFormat,
+    batch: PromptBatch,
+    sampling: Sampling,
+    stream: int,
 ) -> list[list[str]]:
     """As ``sample_ids``, decoded: B lists of K texts."""
-    texts = [prompt_format.decode(ids, tokenizer) for ids in sample_ids(policy, tokenizer, batch, sampling, stream)]
+    texts = [
+        prompt_format.decode(ids, tokenizer) for ids in sample_ids(policy, tokenizer, batch, sampling, stream)
+    ]
     k = sampling.num_samples
     return [texts[i : i + k] for i in range(0, len(texts), k)]

@@ -54,17 +54,25 @@ def _batch_sizes(module: PPOModule, data: Any) -> list[str]:
     if batch % minibatch:
         problems.append(f"data.batch_size ({batch}) must be a multiple of ppo.minibatch_size ({minibatch})")
     if minibatch % world:
-        problems.append(f"ppo.minibatch_size ({minibatch}) must be a multiple of the number of devices ({world})")
+        problems.append(
+            f"ppo.minibatch_size ({minibatch}) must be a multiple of the number of devices ({world})"
+        )
     if micro is not None and (micro < 1 or (minibatch // world) % micro):
-        problems.append(f"ppo.minibatch_size per device ({minibatch // world}) must be a multiple of ppo.micro_batch_size ({micro})")
+        problems.append(
+            f"ppo.minibatch_size per device ({minibatch // world}) must be a multiple of ppo.micro_batch_size ({micro})"
+        )
     return problems
 
 
 def _pretraining_mix(module: PPOModule, data: Any) -> list[str]:
     if module.ppo.ptx_coef > 0 and not data.text_items:
-        return [f"ppo.ptx_coef is {module.ppo.ptx_coef} but there is no data.text: give pretraining text, or set ptx_coef to 0"]
+        return [
+            f"ppo.ptx_coef is {module.ppo.ptx_coef} but there is no data.text: give pretraining text, or set ptx_coef to 0"
+        ]
     if module.ppo.ptx_coef == 0 and data.text_items:
-        return ["data.text is given but ppo.ptx_coef is 0: leave the text out, or set ptx_coef (the paper: 27.8)"]
+        return [
+            "data.text is given but ppo.ptx_coef is 0: leave the text out, or set ptx_coef (the paper: 27.8)"
+        ]
     return []
 
 
@@ -91,7 +99,9 @@ def _formats(module: PPOModule, data: Any) -> list[str]:
     for name, source in (("policy", module.policy_source), ("reward_model", module.reward_source)):
         stored = read_format(source) if source is not None else None
         if stored is not None and stored != data.format:
-            problems.append(f"{name} ({source}) was trained with {stored}, the prompts come with {data.format}: set data.format to it")
+            problems.append(
+                f"{name} ({source}) was trained with {stored}, the prompts come with {data.format}: set data.format to it"
+            )
     return problems
 
 
@@ -120,7 +130,9 @@ def _models(module: PPOModule) -> list[str]:
     for name, model in trained.items():
         dtypes = {str(p.dtype) for p in model.parameters() if p.dtype != torch.float32}
         if dtypes:
-            problems.append(f"{name} holds {', '.join(sorted(dtypes))} weights: keep float32 masters and set trainer.precision: bf16-mixed")
+            problems.append(
+                f"{name} holds {', '.join(sorted(dtypes))} weights: keep float32 masters and set trainer.precision: bf16-mixed"
+            )
         if not all(p.requires_grad for p in model.parameters()):
             problems.append(f"{name} has frozen weights")
     for name, model in {**frozen, **trained}.items():
@@ -160,16 +172,22 @@ def check_first_rollout(module: PPOModule, rollout: Rollout) -> None:
         again = module.logprobs(module.policy, few)
     ratio = (again - few.logprobs)[mask].abs().max().item()
     if not ratio <= tolerance:
-        problems.append(f"the policy's log-probabilities changed by {ratio:.2g} nats before any update: something is random in train mode")
+        problems.append(
+            f"the policy's log-probabilities changed by {ratio:.2g} nats before any update: something is random in train mode"
+        )
     longest = few.take(mask.sum(1).argmax()[None]).trim()
     with inference_mode(module.policy, module.value_model):
         alone = module.logprobs(module.policy, longest)
-        values = module.value_model.values(longest.input_ids, longest.attention_mask, longest.response_mask.shape[1])
+        values = module.value_model.values(
+            longest.input_ids, longest.attention_mask, longest.response_mask.shape[1]
+        )
     row = int(mask.sum(1).argmax())
     keep = mask[row, : alone.shape[1]]
     for name, one, batched in (("policy", alone, few.logprobs), ("value_model", values, few.values)):
         gap = (one[0] - batched[row, : one.shape[1]])[keep].abs().max().item()
         if not gap <= tolerance:
-            problems.append(f"{name}: padding changes its output by {gap:.2g}: its attention or positions do not honour the mask")
+            problems.append(
+                f"{name}: padding changes its output by {gap:.2g}: its attention or positions do not honour the mask"
+            )
     if problems:
         raise SelfCheckError(problems)

@@ -40,7 +40,13 @@ def problem_of(tmp_path: Path, kind, *rows: object) -> str:
 
 
 def test_own_shapes_and_extra_fields(tmp_path):
-    row = {"prompt": "p", "responses": ["a", "b", "c"], "ranking": [7, 2, 7], "labeler": "w1", "judge": "human"}
+    row = {
+        "prompt": "p",
+        "responses": ["a", "b", "c"],
+        "ranking": [7, 2, 7],
+        "labeler": "w1",
+        "judge": "human",
+    }
     records, report = read_records(write(tmp_path / "c.jsonl", row), Comparison)
     assert records[0].responses == ["a", "b", "c"]
     assert records[0].ranking == [7, 2, 7]
@@ -93,7 +99,9 @@ def test_comparison_shapes(tmp_path, row, prompt, pair):
 
 
 def test_prompt_messages_and_text(tmp_path):
-    (prompt,), report = read_records(write(tmp_path / "p.jsonl", {"messages": [{**USER, "name": "x"}]}), Prompt)
+    (prompt,), report = read_records(
+        write(tmp_path / "p.jsonl", {"messages": [{**USER, "name": "x"}]}), Prompt
+    )
     assert prompt.prompt == TURNS
     assert report.ignored_fields == {"prompt[].name": 1}
     (text,), _ = read_records(write(tmp_path / "t.jsonl", {"text": " words "}), Text)
@@ -103,22 +111,50 @@ def test_prompt_messages_and_text(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "row", "message"),
     [
-        (Demonstration, {"prompt": " \n", "response": "a"}, "1: prompt: must not be empty or only white space"),
-        (Demonstration, {"prompt": 3, "response": "a"}, "1: prompt: must be a string or a list of messages, found 3"),
+        (
+            Demonstration,
+            {"prompt": " \n", "response": "a"},
+            "1: prompt: must not be empty or only white space",
+        ),
+        (
+            Demonstration,
+            {"prompt": 3, "response": "a"},
+            "1: prompt: must be a string or a list of messages, found 3",
+        ),
         (Demonstration, {"prompt": "q", "response": 3}, "1: response: must be a valid string, found 3"),
         (Demonstration, {"prompt": "q", "respnse": "a"}, "respnse: unknown; did you mean response?"),
         (Demonstration, {"prompt": "q", "response": None}, "1: response: missing (fields found: prompt"),
         (Demonstration, {**GOOD, "user": 17}, "1: user: must be a valid string, found 17"),
         (Demonstration, {"messages": [REPLY]}, "1: messages: needs at least 2 message(s), found 1"),
-        (Demonstration, {"messages": [REPLY, USER]}, "the last message must be the assistant's, found 'user'"),
+        (
+            Demonstration,
+            {"messages": [REPLY, USER]},
+            "the last message must be the assistant's, found 'user'",
+        ),
         (Demonstration, {"messages": "q"}, "1: messages: must be a list of messages, found 'q'"),
-        (Demonstration, {"prompt": [{"role": "bot", "content": "q"}], "response": "a"}, "1: prompt[0].role: must be"),
+        (
+            Demonstration,
+            {"prompt": [{"role": "bot", "content": "q"}], "response": "a"},
+            "1: prompt[0].role: must be",
+        ),
         (Comparison, {"prompt": "q", "responses": ["a"], "ranking": [1]}, "1: responses: List should have"),
         (Comparison, {"prompt": "q", "chosen": "a"}, "1: rejected: missing"),
         (Comparison, {"chosen": "a", "rejected": "b"}, "1: prompt: missing"),
-        (Comparison, {"prompt": "q", "chosen": "a", "rejected": "a"}, "are the same text under two different ranks"),
-        (Comparison, {"chosen": [USER, REPLY], "rejected": [REPLY, OTHER]}, "must be equal up to their last message"),
-        (Comparison, {"prompt": "x", "chosen": [USER, REPLY], "rejected": [USER, OTHER]}, "1: prompt: differs"),
+        (
+            Comparison,
+            {"prompt": "q", "chosen": "a", "rejected": "a"},
+            "are the same text under two different ranks",
+        ),
+        (
+            Comparison,
+            {"chosen": [USER, REPLY], "rejected": [REPLY, OTHER]},
+            "must be equal up to their last message",
+        ),
+        (
+            Comparison,
+            {"prompt": "x", "chosen": [USER, REPLY], "rejected": [USER, OTHER]},
+            "1: prompt: differs",
+        ),
         (Text, {"text": "\ud800"}, "1: text: holds a lone surrogate"),
         (Text, {"text": "a", "meta": {"x": ["\0"]}}, "1: meta.x[0]: holds a NUL"),
     ],
@@ -151,7 +187,9 @@ def test_all_tied_is_set_aside_unless_kept(tmp_path):
     path = write(tmp_path / "c.jsonl", {"prompt": "q", "responses": ["a", "b"], "ranking": [1, 1]})
     records, report = read_records(path, Comparison)
     assert records == []
-    assert report.set_aside[0].lines() == [f"{path}:1: ranking: all responses are tied: no preference to learn"]
+    assert report.set_aside[0].lines() == [
+        f"{path}:1: ranking: all responses are tied: no preference to learn"
+    ]
     assert len(read_records(path, Comparison, keep_all_tied=True)[0]) == 1
 
 
@@ -248,9 +286,11 @@ def test_skip_bad_records_writes_rejects(tmp_path):
 
 def test_missing_sources_suggest_names_and_never_use_the_network(tmp_path, monkeypatch):
     write(tmp_path / "demonstrations.jsonl", GOOD)
-    with pytest.raises(FileNotFoundError, match="did you mean demonstrations.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"did you mean demonstrations\.jsonl"):
         read_records(tmp_path / "demonstration.jsonl", Demonstration)
-    with pytest.raises(ValueError, match="save_to_disk did not write; give files of it instead: demonstrations"):
+    with pytest.raises(
+        ValueError, match="save_to_disk did not write; give files of it instead: demonstrations"
+    ):
         read_records(tmp_path, Demonstration)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="is written hf://owner/name"):
@@ -280,7 +320,7 @@ def test_saved_datasets(tmp_path):
     ("name", "kind", "line", "field", "what"),
     [
         ("cut_line.jsonl", Demonstration, 2, "line", "not valid JSON"),
-        ("not_utf8.jsonl", Demonstration, 2, "line", "invalid UTF-8 at byte offset 24"),
+        ("not_utf8.jsonl", Demonstration, 2, "line", "invalid UTF-8 at byte offset 25"),
         ("nul.jsonl", Demonstration, 1, "line", "NUL character"),
         ("repeated_key.jsonl", Demonstration, 2, "prompt", "appears twice"),
         ("misspelt_field.jsonl", Demonstration, 1, "response", "did you mean response"),
@@ -288,7 +328,7 @@ def test_saved_datasets(tmp_path):
         ("ranks_do_not_fit.jsonl", Comparison, 1, "ranking", "found 2 ranks for 3 responses"),
         ("not_a_number.jsonl", Comparison, 2, "line", "NaN is not JSON"),
         ("too_deep.jsonl", Text, 1, "line", "nested deeper than 64"),
-        ("cut_off.jsonl.gz", Text, 1, "line", "damaged or cut-off gzip"),
+        ("cut_off.jsonl.gz", Text, 2, "line", "damaged or cut-off gzip"),
     ],
 )
 def test_broken_files_give_one_readable_message(name, kind, line, field, what):
@@ -310,3 +350,21 @@ def test_reading_needs_no_deep_learning_package():
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "field"),
+    [
+        (Comparison, {"prompt": "q", "chosen": "a", "rejected": 2}, "rejected"),
+        (
+            Comparison,
+            {"chosen": [{"role": "x", "content": "q"}, REPLY], "rejected": [USER, OTHER]},
+            "rejected",
+        ),
+        (Demonstration, {"messages": [{"role": "x", "content": "q"}, REPLY]}, "messages[0].role"),
+        (Demonstration, {"messages": [USER, {"role": "assistant", "content": ""}]}, "messages"),
+        (Demonstration, {"prompt": [{"role": "x", "content": "q"}], "completion": "a"}, "prompt[0].role"),
+    ],
+)
+def test_problems_use_the_names_in_the_file(tmp_path, kind, row, field):
+    assert problem_of(tmp_path, kind, row).startswith(f"1: {field}: ")

@@ -136,6 +136,11 @@ def model_card(sidecar: dict[str, Any]) -> str:
     lines += [f"| {name} | {value:.4g} |" for name, value in sidecar["metrics"].items()]
     lines += ["", "## Data", "", "| file | sha256 |", "|---|---|"]
     lines += [f"| {Path(path).name} | `{digest}` |" for path, digest in sidecar["data"].items()]
-    lines += ["", "## Versions", "", *[f"- {name} {version}" for name, version in sidecar["versions"].items()]]
+    lines += [
+        "",
+        "## Versions",
+        "",
+        *[f"- {name} {version}" for name, version in sidecar["versions"].items()],
+    ]
     lines += ["", "The resolved configuration of the run is in `training_config.yaml`.", ""]
     return "\n".join(lines)

@@ -50,7 +50,11 @@ class ComparisonDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.train, self.valid, self.demonstrations = train, valid, demonstrations
-        self.batch_size, self.valid_batch_size, self.keep_all_tied = batch_size, valid_batch_size, keep_all_tied
+        self.batch_size, self.valid_batch_size, self.keep_all_tied = (
+            batch_size,
+            valid_batch_size,
+            keep_all_tied,
+        )
         self.format, self.reading, self.seed = format or PromptFormat(), reading or Reading(), seed
 
     def sources(self) -> list[Source]:
@@ -59,7 +63,8 @@ class ComparisonDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Reads, validates and tokenizes, before any model is loaded."""
-        self.tokenizer: Any = self.trainer.lightning_module.tokenizer
+        assert self.trainer is not None
+        self.tokenizer: Any = getattr(self.trainer.lightning_module, "tokenizer")  # noqa: B009
         self.collator = Collator(self.tokenizer.pad_token_id)
         if stage == "fit":
             if self.train is None:

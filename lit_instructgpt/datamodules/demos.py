@@ -67,7 +67,8 @@ class DemoDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Reads, validates and tokenizes, before any model is loaded."""
-        self.tokenizer: Any = self.trainer.lightning_module.tokenizer
+        assert self.trainer is not None
+        self.tokenizer: Any = getattr(self.trainer.lightning_module, "tokenizer")  # noqa: B009
         self.collator = Collator(self.tokenizer.pad_token_id)
         if stage == "fit":
             self.train_items = self._demos(self.train) + self._text(self.text)

@@ -71,7 +71,8 @@ class PromptDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Reads, validates and tokenizes, before any model is loaded."""
-        self.tokenizer: Any = self.trainer.lightning_module.tokenizer
+        assert self.trainer is not None
+        self.tokenizer: Any = getattr(self.trainer.lightning_module, "tokenizer")  # noqa: B009
         self.collator = Collator(self.tokenizer.pad_token_id)
         if stage == "fit":
             if self.train is None:
@@ -102,9 +103,7 @@ class PromptDataModule(LightningDataModule):
         """``prompts``: ``PromptBatch`` of an iteration; ``text``: its ``DemoBatch`` for the ptx term."""
         loaders = {"prompts": self._repeated(self.train_items, 1, self.collator.prompts, self.seed)}
         if self.text_items:
-            loaders["text"] = self._repeated(
-                self.text_items, self.text_per_episode, self.collator.demos, self.seed + 1
-            )
+            loaders["text"] = self._repeated(self.text_items, self.text_per_episode, self.collator.demos, self.seed + 1)
         return loaders
 
     def val_dataloader(self) -> Any:

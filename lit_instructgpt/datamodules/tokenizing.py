@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,7 +21,9 @@ R = TypeVar("R", Demonstration, Comparison, Prompt, Text)
 
 @dataclass
 class Reading:
-    """How records are read and which are too long (the paper: prompts over 1k tokens are filtered, responses cut at 1k, context 2k).
+    """How records are read, and which are too long.
+
+    The defaults are the paper's: prompts over 1k tokens are filtered out, responses cut at 1k, context 2k.
 
     Attributes:
         max_prompt_tokens: records with longer prompts are left out, and counted.
@@ -57,20 +58,16 @@ class Reading:
 
     def read(self, source: Source, kind: type[R], keep_all_tied: bool = False) -> list[R]:
         """The records of all sources, after saying what was read, left out and ignored."""
-        records: list[R] = []
-        for one in [source] if isinstance(source, str) else source:
-            rejects = f"{self.rejects}.{Path(one).stem}" if self.rejects and not isinstance(source, str) else self.rejects
-            found, report = read_records(
-                one,
-                kind,
-                column_mapping=self.column_mapping,
-                skip_bad_records=self.skip_bad_records,
-                rejects_path=rejects,
-                keep_all_tied=keep_all_tied,
-                split=self.split,
-            )
-            rank_zero_info(report.summary())
-            records += found
+        records, report = read_records(
+            source,
+            kind,
+            column_mapping=self.column_mapping,
+            skip_bad_records=self.skip_bad_records,
+            rejects_path=self.rejects,
+            keep_all_tied=keep_all_tied,
+            split=self.split,
+        )
+        rank_zero_info(f"{source if isinstance(source, str) else ', '.join(source)}: {report.summary()}")
         return records
 
 
@@ -135,7 +132,13 @@ def tokenize_comparisons(
             limit = reading.response_limit(len(prompt))
             ids = [prompt + prompt_format.response_ids(r, tokenizer, limit) for r in record.responses]
             rankings.append(
-                Ranking(ids, len(prompt), list(record.ranking), record.source or "data", record.labeler or "unknown")
+                Ranking(
+                    ids,
+                    len(prompt),
+                    list(record.ranking),
+                    record.source or "data",
+                    record.labeler or "unknown",
+                )
             )
     _say_too_long("comparisons", len(records) - len(rankings), len(records), reading.max_prompt_tokens)
     return rankings

@@ -1,4 +1,5 @@
-from lit_instructgpt.modules.ppo import PPOConfig, PPOModule
+from lit_instructgpt.modules.ppo import PPOModule
+from lit_instructgpt.modules.ppo_config import PPOConfig
 from lit_instructgpt.modules.ranking_rm import RankingRM
 from lit_instructgpt.modules.sft import SFT
 

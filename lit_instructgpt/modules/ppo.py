@@ -6,10 +6,9 @@ Read ``training_step`` first: it is the whole algorithm. Every formula is one ca
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from lit_instructgpt import functional as F
 from lit_instructgpt.batch import DemoBatch, PromptBatch, Rollout
 from lit_instructgpt.ema import WeightEMA
 from lit_instructgpt.generation import inference_mode, sample
-from lit_instructgpt.kl_control import AdaptiveKL
 from lit_instructgpt.models import (
     ScalarModel,
     load_policy,
@@ -31,92 +29,15 @@ from lit_instructgpt.models import (
     next_token_logits,
     quiet_loading,
 )
-from lit_instructgpt.optim import check_trainer, clip_and_step, default_optimizer, warmup_from_tenth
+from lit_instructgpt.modules.ppo_config import Metrics, PPOConfig
+from lit_instructgpt.optim import (
+    check_trainer,
+    clip_and_step,
+    default_optimizer,
+    sum_over_ranks,
+    warmup_from_tenth,
+)
 from lit_instructgpt.selfcheck import check_before_training, check_first_rollout
-
-
-@dataclass
-class PPOConfig:
-    """Hyperparameters of PPO-ptx; the defaults are the paper's where it states them.
-
-    Attributes:
-        kl_coef: beta, the per-token KL penalty.
-        adaptive_kl: control kl_coef towards a target KL; the paper keeps it fixed.
-        ptx_coef: gamma, the weight of the pretraining gradient; 0 is plain PPO.
-        temperature: of sampling, and of all log-probabilities.
-        max_new_tokens: a response is cut here if it has not ended.
-        gamma: discount.
-        gae_lambda: lambda of the advantage estimate (not printed in the paper).
-        clip_eps: of the policy ratio.
-        value_clip_eps: of the value's change since the rollout.
-        vf_coef: weight of the value loss (its network is separate: it scales that gradient alone).
-        num_epochs: passes over the episodes of an iteration.
-        minibatch_size: episodes per optimizer step, over all devices.
-        micro_batch_size: episodes per forward pass; saves memory, does not change the result.
-        value_lr: learning rate of the value model; the policy's is the optimizer's own.
-        num_warmup_iterations: the policy's rate starts at a tenth and rises over these.
-        ema_decay: moving average of the policy's weights, which is what is validated and exported; None: none.
-        missing_eos_penalty: subtracted from the score of a response that was cut before its EOS.
-        max_grad_norm: clip the gradient's global norm; the paper does not say that it did.
-        seed: of sampling and of the order of episodes.
-    """
-
-    kl_coef: float = 0.02
-    adaptive_kl: AdaptiveKL | None = None
-    ptx_coef: float = 27.8
-    temperature: float = 1.0
-    max_new_tokens: int = 256
-    gamma: float = 1.0
-    gae_lambda: float = 0.95
-    clip_eps: float = 0.2
-    value_clip_eps: float = 0.2
-    vf_coef: float = 0.1
-    num_epochs: int = 1
-    minibatch_size: int = 64
-    micro_batch_size: int | None = None
-    value_lr: float = 9e-6
-    num_warmup_iterations: int = 10
-    ema_decay: float | None = 0.992
-    missing_eos_penalty: float = 0.0
-    max_grad_norm: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"ppo.{name} must be positive, got {getattr(self, name)}"
-            for name in ("temperature", "max_new_tokens", "num_epochs", "minibatch_size", "value_lr", "clip_eps")
-            if getattr(self, name) <= 0
-        ]
-        problems += [
-            f"ppo.{name} must not be negative, got {getattr(self, name)}"
-            for name in ("kl_coef", "ptx_coef", "missing_eos_penalty", "num_warmup_iterations")
-            if getattr(self, name) < 0
-        ]
-        problems += [
-            f"ppo.{name} must be between 0 and 1, got {getattr(self, name)}"
-            for name in ("gamma", "gae_lambda")
-            if not 0 <= getattr(self, name) <= 1
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
-
-
-@dataclass
-class Metrics:
-    """Means over an iteration, weighted by what was counted."""
-
-    total: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    weight: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    def add(self, weight: float = 1.0, **values: Tensor | float) -> None:
-        """Adds values; ``__`` in a name stands for ``/``."""
-        for name, value in values.items():
-            self.total[name.replace("__", "/")] += float(value) * weight
-            self.weight[name.replace("__", "/")] += weight
-
-    def means(self) -> dict[str, float]:
-        """Name -> weighted mean."""
-        return {name: total / self.weight[name] for name, total in self.total.items()}
 
 
 class PPOModule(LightningModule):
@@ -156,6 +77,7 @@ class PPOModule(LightningModule):
         self.samples: list[dict[str, Any]] = []
         self.policy: Any = None
         self.ema: WeightEMA | None = None
+        self.seconds: dict[str, float] = {}
 
     # ------------------------------------------------------------------ the algorithm
 
@@ -183,9 +105,7 @@ class PPOModule(LightningModule):
             )  # fmt: skip
         ids = torch.cat([prompts.input_ids, responses], 1)
         mask = torch.cat([prompts.attention_mask, response_mask], 1)
-        zeros = torch.zeros_like(responses, dtype=torch.float32)
-        rollout = Rollout(ids, mask, response_mask, *[zeros.clone() for _ in range(3)], zeros[:, 0].clone(),
-                          *[zeros.clone() for _ in range(3)])  # fmt: skip
+        rollout = Rollout.empty(ids, mask, response_mask)
         with inference_mode(self.policy, self.ref, self.value_model), self.phase("scoring"):
             self.score(rollout, prompts.text)
         return rollout
@@ -223,17 +143,17 @@ class PPOModule(LightningModule):
         scores = rollout.scores - ppo.missing_eos_penalty * (~self.stopped(rollout)).float()
         rollout.rewards = F.shape_rewards(scores, rollout.logprobs, rollout.ref_logprobs, mask, self.kl_coef)
         advantages, rollout.returns = F.gae(rollout.rewards, rollout.values, mask, ppo.gamma, ppo.gae_lambda)
-        rollout.advantages = F.masked_whiten(advantages, mask, self.sum_over_ranks)
+        rollout.advantages = F.masked_whiten(advantages, mask, partial(sum_over_ranks, self))
         return rollout
 
     def update(self, rollout: Rollout, text: DemoBatch | None) -> None:
-        """Epochs of minibatches, one optimizer step each: PPO gradient, plus ptx_coef times the ptx gradient."""
+        """Epochs of minibatches, one optimizer step each: PPO gradient plus ptx_coef times ptx gradient."""
         size = self.ppo.minibatch_size // self.trainer.world_size
         num_minibatches = len(rollout) // size
         generator = torch.Generator().manual_seed(self.ppo.seed * 1_000_003 + self.iteration)
         for _ in range(self.ppo.num_epochs):
             order = torch.randperm(len(rollout), generator=generator).to(self.device)
-            for i, rows in enumerate(order.split(size)):
+            for i, rows in enumerate(torch.split(order, size)):
                 with self.phase("update"):
                     self.backward_ppo(rollout.take(rows))
                 if text is not None:
@@ -247,28 +167,26 @@ class PPOModule(LightningModule):
                 self.metrics.add(policy__grad_norm=norm)
         schedule = self.lr_schedulers()
         assert schedule is not None
-        schedule.step()  # type: ignore[union-attr, call-arg]
+        schedule.step()  # type: ignore[union-attr]
 
     def backward_ppo(self, minibatch: Rollout) -> None:
         """Gradients of the clipped policy and value losses, means over the minibatch's response tokens."""
         ppo = self.ppo
-        num_tokens = self.sum_over_ranks(minibatch.response_mask.sum()) / self.trainer.world_size
+        num_tokens = sum_over_ranks(self, minibatch.response_mask.sum()) / self.trainer.world_size
         for _, part in self.micro_batches(minibatch):
             mask = part.response_mask
             with torch.set_grad_enabled(True):
                 logits = self.response_logits(self.policy, part)
                 logprobs = F.token_logprobs(logits, part.input_ids[:, -mask.shape[1] :], ppo.temperature)
                 values = self.value_model.values(part.input_ids, part.attention_mask, mask.shape[1])
-                policy = F.clipped_policy_loss(
-                    logprobs, part.logprobs, part.advantages, mask, ppo.clip_eps, num_tokens
-                )
+                policy = F.clipped_policy_loss(logprobs, part.logprobs, part.advantages, mask, ppo.clip_eps, num_tokens)
                 value = F.clipped_value_loss(values, part.values, part.returns, mask, ppo.value_clip_eps, num_tokens)
                 self.manual_backward(policy.loss + ppo.vf_coef * value.loss)
             self.log_micro_batch(part, logits, logprobs, float(num_tokens), policy, value)
 
     def backward_ptx(self, text: DemoBatch) -> None:
         """Gradient of Eq. 2's second term: ptx_coef times the mean negative log-likelihood per token of text."""
-        num_tokens = self.sum_over_ranks(text.response_mask.sum()) / self.trainer.world_size
+        num_tokens = sum_over_ranks(self, text.response_mask.sum()) / self.trainer.world_size
         for part in text.split(self.ppo.micro_batch_size):
             keep = part.input_ids.shape[1] - 1
             logits = next_token_logits(self.policy, part.input_ids, part.attention_mask, keep)
@@ -292,17 +210,13 @@ class PPOModule(LightningModule):
     def micro_batches(self, rollout: Rollout) -> Iterator[tuple[Tensor, Rollout]]:
         """Row indices and episodes, sorted by length and cut to their own padding."""
         order = rollout.attention_mask.sum(1).argsort(stable=True)
-        for rows in order.split(self.ppo.micro_batch_size or len(rollout)):
+        for rows in torch.split(order, self.ppo.micro_batch_size or len(rollout)):
             yield rows, rollout.take(rows).trim()
 
     def stopped(self, rollout: Rollout) -> Tensor:
         """[B] True where the response ended with EOS."""
         responses = rollout.input_ids[:, -rollout.response_mask.shape[1] :]
         return ((responses == self.tokenizer.eos_token_id) & rollout.response_mask).any(1)
-
-    def sum_over_ranks(self, x: Tensor) -> Tensor:
-        """Global sum of a tensor."""
-        return self.all_gather(x).sum(0) if self.trainer.world_size > 1 else x
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Policy and value model."""
@@ -387,7 +301,6 @@ class PPOModule(LightningModule):
             self.reward_model = ScalarModel.load(self.reward_source, self.tokenizer).eval().requires_grad_(False)
         if self.ppo.ema_decay is not None:
             self.ema = WeightEMA(self.policy, self.ppo.ema_decay)
-        self.seconds: dict[str, float] = {}
 
     def configure_optimizers(self) -> Any:
         """One optimizer with two parameter groups, policy and value, so that ``global_step`` counts updates."""

@@ -16,7 +16,13 @@ from lit_instructgpt.functional import ranking_loss
 from lit_instructgpt.generation import inference_mode
 from lit_instructgpt.metrics import PairAccuracy, PairCalibration
 from lit_instructgpt.models import ScalarModel, load_tokenizer
-from lit_instructgpt.optim import check_trainer, clip_and_step, cosine_to_fraction, default_optimizer
+from lit_instructgpt.optim import (
+    check_trainer,
+    clip_and_step,
+    cosine_to_fraction,
+    default_optimizer,
+    sum_over_ranks,
+)
 
 
 class RankingRM(LightningModule):
@@ -88,7 +94,7 @@ class RankingRM(LightningModule):
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """One optimizer step on one global batch of prompts."""
         _, counted = ranking_loss(batch.ranking.float(), batch.ranking, batch.completion_mask, self.soft_ties)
-        num_prompts = self._sum_over_ranks(counted.sum()).clamp(min=1) / self.trainer.world_size
+        num_prompts = sum_over_ranks(self, counted.sum()).clamp(min=1) / self.trainer.world_size
         loss = torch.zeros((), device=self.device)
         accuracy = PairAccuracy().to(self.device)
         for micro_batch in batch.split(self.micro_batch_size):
@@ -101,7 +107,7 @@ class RankingRM(LightningModule):
         grad_norm = clip_and_step(self, self.parameters(), self.max_grad_norm)
         schedule = self.lr_schedulers()
         assert schedule is not None
-        schedule.step()  # type: ignore[union-attr, call-arg]
+        schedule.step()  # type: ignore[union-attr]
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         self.log("train/pair_accuracy", accuracy.compute()["pair_accuracy"].float(), prog_bar=True)
         self.log("train/grad_norm", grad_norm)
@@ -134,9 +140,6 @@ class RankingRM(LightningModule):
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
 
-    def _sum_over_ranks(self, x: Tensor) -> Tensor:
-        return self.all_gather(x).sum() if self.trainer.world_size > 1 else x
-
     @torch.no_grad()
     def center_on_demonstrations(self) -> float | None:
         """Shifts all scores so that the labelers' demonstrations average 0 (section 3.5); the loss is unmoved.
@@ -155,10 +158,14 @@ class RankingRM(LightningModule):
         scores = []
         with inference_mode(self.reward_model):
             for batch in data.demo_dataloader():
-                scores.append(self.reward_model.score(batch.input_ids.to(self.device), batch.attention_mask.to(self.device)))
+                scores.append(
+                    self.reward_model.score(batch.input_ids.to(self.device), batch.attention_mask.to(self.device))
+                )
         mean = torch.cat(scores).double().mean().item()
         self.reward_model.shift(-mean)
-        rank_zero_info(f"reward model: shifted by {-mean:.4f}, so that {sum(map(len, scores))} demonstrations average 0")
+        rank_zero_info(
+            f"reward model: shifted by {-mean:.4f}, so that {sum(map(len, scores))} demonstrations average 0"
+        )
         return mean
 
     def export(self, path: Path) -> None:

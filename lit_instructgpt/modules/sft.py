@@ -11,7 +11,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lit_instructgpt.batch import DemoBatch, PromptBatch, pad
-from lit_instructgpt.functional import identity, masked_sum, token_logprobs
+from lit_instructgpt.functional import masked_sum, token_logprobs
 from lit_instructgpt.generation import inference_mode, sample
 from lit_instructgpt.models import (
     ModelSource,
@@ -21,7 +21,13 @@ from lit_instructgpt.models import (
     next_token_logits,
     quiet_loading,
 )
-from lit_instructgpt.optim import check_trainer, clip_and_step, cosine_to_fraction, default_optimizer
+from lit_instructgpt.optim import (
+    check_trainer,
+    clip_and_step,
+    cosine_to_fraction,
+    default_optimizer,
+    sum_over_ranks,
+)
 from lit_instructgpt.rewards import ModelReward
 from lit_instructgpt.sampling import Sampling, sample_texts
 
@@ -110,7 +116,7 @@ class SFT(LightningModule):
     def training_step(self, batch: DemoBatch, batch_idx: int) -> None:
         """One optimizer step on one global batch."""
         num_targets = self.targets(batch).sum()
-        per_rank = self._sum_over_ranks(num_targets) / self.trainer.world_size
+        per_rank = sum_over_ranks(self, num_targets) / self.trainer.world_size
         loss = torch.zeros((), device=self.device)
         for micro_batch in batch.split(self.micro_batch_size):
             part = self.nll_sum(micro_batch) / per_rank
@@ -119,7 +125,7 @@ class SFT(LightningModule):
         grad_norm = clip_and_step(self, self.policy.parameters(), self.max_grad_norm)
         schedule = self.lr_schedulers()
         assert schedule is not None
-        schedule.step()  # type: ignore[union-attr, call-arg]
+        schedule.step()  # type: ignore[union-attr]
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         self.log("train/grad_norm", grad_norm)
 
@@ -164,9 +170,6 @@ class SFT(LightningModule):
             {**record, "prompt": record["prompt"], "responses": responses}
             for record, responses in zip(batch.record, texts, strict=True)
         ]
-
-    def _sum_over_ranks(self, x: Tensor) -> Tensor:
-        return self.all_gather(x).sum() if self.trainer.world_size > 1 else identity(x)
 
     def export(self, path: Path) -> None:
         """Writes the policy and tokenizer as a Hugging Face directory."""

@@ -1,0 +1,3 @@
+from lit_instructgpt.cli import main
+
+main()

@@ -1,0 +1,140 @@
+"""The command ``lit-instructgpt``: Lightning's verbs, and ``prepare``, ``evaluate`` and ``chat``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import jsonargparse
+
+OVERVIEW = """\
+usage: lit-instructgpt VERB [options]
+
+train and use models (configs in YAML, every key also as --key value):
+  fit        train: --config configs/sft.yaml | rm.yaml | ppo.yaml [--run_dir DIR] [--ckpt_path last]
+  validate   the validation metrics of a model
+  test       the same on a test set
+  predict    sample K responses per prompt to a JSONL file, ready to be ranked
+
+before and after:
+  prepare    data: deduplicate prompts, cap and split by user, filter PII, statistics
+  evaluate   compare exported models: win rate, reward-model score, KL, text loss, your own judge
+  chat       talk to an exported policy in the terminal
+
+help:
+  lit-instructgpt VERB --help                 the options of a verb
+  lit-instructgpt fit --model.help PPOModule  the settings of a module (SFT, RankingRM, PPOModule)
+  lit-instructgpt fit --data.help DemoDataModule  (ComparisonDataModule, PromptDataModule)
+
+safety and debugging (any verb):
+  --allow_import NAME  let a class_path name this package (else: lit_instructgpt, lightning, torch,
+                       torchmetrics, transformers, bitsandbytes)
+  --traceback          show where an error was raised, not only what it says
+"""
+
+LIGHTNING_VERBS = ("fit", "validate", "test", "predict")
+
+USER_ERRORS = (ValueError, OSError, FloatingPointError, TypeError, NotImplementedError)
+"""What a wrong input or set-up raises; shown as one message unless ``--traceback`` is given."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs one verb; exits with 2 and one readable message if the inputs are wrong."""
+    argv = list(sys.argv[1:] if args is None else args)
+    allowed, traceback = take_options(argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(OVERVIEW, end="")
+        return
+    verb = argv[0]
+    verbs: dict[str, Callable[[list[str]], Any]] = {
+        **dict.fromkeys(LIGHTNING_VERBS, run_lightning),
+        "prepare": run_tool,
+        "evaluate": run_tool,
+        "chat": run_tool,
+    }
+    from lit_instructgpt.config_check import ConfigError, allow_imports, nearest
+
+    if verb not in verbs:
+        fail(f"unknown verb {verb!r}{nearest(verb, verbs)}; lit-instructgpt --help lists them")
+    allow_imports(allowed)
+    try:
+        verbs[verb](argv)
+    except ConfigError as error:
+        fail(str(error))
+    except USER_ERRORS as error:
+        if traceback:
+            raise
+        fail(f"{error}" or type(error).__name__)
+
+
+def fail(message: str) -> NoReturn:
+    """Prints one message and exits with 2."""
+    print(f"lit-instructgpt: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def take_options(argv: list[str]) -> tuple[list[str], bool]:
+    """Takes ``--allow_import NAME`` and ``--traceback`` out of the arguments."""
+    allowed = []
+    traceback = "--traceback" in argv
+    if traceback:
+        argv.remove("--traceback")
+    while "--allow_import" in argv:
+        i = argv.index("--allow_import")
+        if i + 1 == len(argv):
+            fail("--allow_import needs the name of a package")
+        allowed.append(argv[i + 1])
+        del argv[i : i + 2]
+    return allowed, traceback
+
+
+def run_tool(argv: list[str]) -> Any:
+    """``prepare``, ``evaluate`` or ``chat``: a function whose signature is its options."""
+    if argv[0] == "prepare":
+        from lit_instructgpt.prepare import prepare as function
+    elif argv[0] == "evaluate":
+        from lit_instructgpt.evaluate import evaluate as function  # type: ignore[assignment]
+    else:
+        from lit_instructgpt.chat import chat as function  # type: ignore[assignment]
+    parser = jsonargparse.ArgumentParser(prog=f"lit-instructgpt {argv[0]}", exit_on_error=False)
+    parser.add_function_arguments(function, as_group=False)
+    parser.add_argument("--config", action="config", help="YAML file with these options")
+    from lit_instructgpt.config_check import ConfigError, check_tool, readable
+
+    check_tool(argv[1:], function)
+    try:
+        config = parser.parse_args(argv[1:])
+    except jsonargparse.ArgumentError as error:
+        raise ConfigError([readable(str(error))]) from None
+    config.pop("config", None)
+    return function(**parser.instantiate_classes(config).as_dict())
+
+
+def run_lightning(argv: list[str]) -> Any:
+    """``fit``, ``validate``, ``test`` or ``predict``: checks the configs first, then LightningCLI."""
+    from lit_instructgpt.config_check import ConfigError, check_lightning, readable
+
+    check_lightning(argv[1:])
+    quiet_libraries()
+    from lit_instructgpt.lightning_cli import InstructCLI
+
+    try:
+        return InstructCLI(argv)
+    except jsonargparse.ArgumentError as error:
+        raise ConfigError([readable(str(error))]) from None
+
+
+def quiet_libraries() -> None:
+    """Leaves out what libraries say about themselves and not about the run."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*treespec.*LeafSpec.*")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Hyperparameters of PPO-ptx, and the means it logs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from lit_instructgpt.kl_control import AdaptiveKL
+
+
+@dataclass
+class PPOConfig:
+    """Hyperparameters of PPO-ptx; the defaults are the paper's where it states them.
+
+    Attributes:
+        kl_coef: beta, the per-token KL penalty.
+        adaptive_kl: control kl_coef towards a target KL; the paper keeps it fixed.
+        ptx_coef: gamma, the weight of the pretraining gradient; 0 is plain PPO.
+        temperature: of sampling, and of all log-probabilities.
+        max_new_tokens: a response is cut here if it has not ended.
+        gamma: discount.
+        gae_lambda: lambda of the advantage estimate (not printed in the paper).
+        clip_eps: of the policy ratio.
+        value_clip_eps: of the value's change since the rollout.
+        vf_coef: weight of the value loss (its network is separate: it scales that gradient alone).
+        num_epochs: passes over the episodes of an iteration.
+        minibatch_size: episodes per optimizer step, over all devices.
+        micro_batch_size: episodes per forward pass; saves memory, does not change the result.
+        value_lr: learning rate of the value model; the policy's is the optimizer's own.
+        num_warmup_iterations: the policy's rate starts at a tenth and rises over these.
+        ema_decay: moving average of the policy's weights, which is what is validated and exported; None: none.
+        missing_eos_penalty: subtracted from the score of a response that was cut before its EOS.
+        max_grad_norm: clip the gradient's global norm; the paper does not say that it did.
+        seed: of sampling and of the order of episodes.
+    """
+
+    kl_coef: float = 0.02
+    adaptive_kl: AdaptiveKL | None = None
+    ptx_coef: float = 27.8
+    temperature: float = 1.0
+    max_new_tokens: int = 256
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    clip_eps: float = 0.2
+    value_clip_eps: float = 0.2
+    vf_coef: float = 0.1
+    num_epochs: int = 1
+    minibatch_size: int = 64
+    micro_batch_size: int | None = None
+    value_lr: float = 9e-6
+    num_warmup_iterations: int = 10
+    ema_decay: float | None = 0.992
+    missing_eos_penalty: float = 0.0
+    max_grad_norm: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"ppo.{name} must be positive, got {getattr(self, name)}"
+            for name in (
+                "temperature",
+                "max_new_tokens",
+                "num_epochs",
+                "minibatch_size",
+                "value_lr",
+                "clip_eps",
+            )
+            if getattr(self, name) <= 0
+        ]
+        problems += [
+            f"ppo.{name} must not be negative, got {getattr(self, name)}"
+            for name in ("kl_coef", "ptx_coef", "missing_eos_penalty", "num_warmup_iterations")
+            if getattr(self, name) < 0
+        ]
+        problems += [
+            f"ppo.{name} must be between 0 and 1, got {getattr(self, name)}"
+            for name in ("gamma", "gae_lambda")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+@dataclass
+class Metrics:
+    """Means over an iteration, weighted by what was counted."""
+
+    total: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    weight: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, weight: float = 1.0, **values: Tensor | float) -> None:
+        """Adds values; ``__`` in a name stands for ``/``."""
+        for name, value in values.items():
+            self.total[name.replace("__", "/")] += float(value) * weight
+            self.weight[name.replace("__", "/")] += weight
+
+    def means(self) -> dict[str, float]:
+        """Name -> weighted mean."""
+        return {name: total / self.weight[name] for name, total in self.total.items()}
