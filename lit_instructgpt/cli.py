@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -30,8 +31,8 @@ help:
   lit-instructgpt fit --data.help DemoDataModule  (ComparisonDataModule, PromptDataModule)
 
 safety and debugging (any verb):
-  --allow_import NAME  let a class_path name this package (else: lit_instructgpt, lightning, torch,
-                       torchmetrics, transformers, bitsandbytes)
+  --allow_import NAME  let a class_path name this package too (besides lit_instructgpt, lightning,
+                       torchmetrics, torch.optim, torch.nn, bitsandbytes.optim)
   --traceback          show where an error was raised, not only what it says
 """
 
@@ -55,19 +56,22 @@ def main(args: Sequence[str] | None = None) -> None:
         "evaluate": run_tool,
         "chat": run_tool,
     }
-    from lit_instructgpt.config_check import ConfigError, allow_imports, nearest
+    from lit_instructgpt.config_check import ConfigError, allow_imports, nearest, readable
 
     if verb not in verbs:
         fail(f"unknown verb {verb!r}{nearest(verb, verbs)}; lit-instructgpt --help lists them")
-    allow_imports(allowed)
+    quiet_libraries()
     try:
+        allow_imports(allowed)
+        if allowed and os.getcwd() not in sys.path:  # the console script leaves the working directory out
+            sys.path.insert(0, os.getcwd())
         verbs[verb](argv)
     except ConfigError as error:
         fail(str(error))
     except USER_ERRORS as error:
         if traceback:
             raise
-        fail(f"{error}" or type(error).__name__)
+        fail(readable(f"{error}") or type(error).__name__)
 
 
 def fail(message: str) -> NoReturn:
@@ -118,11 +122,14 @@ def run_lightning(argv: list[str]) -> Any:
     from lit_instructgpt.config_check import ConfigError, check_lightning, readable
 
     check_lightning(argv[1:])
-    quiet_libraries()
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from lit_instructgpt.lightning_cli import InstructCLI
 
     try:
         return InstructCLI(argv)
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error
     except jsonargparse.ArgumentError as error:
         raise ConfigError([readable(str(error))]) from None
 
@@ -130,10 +137,14 @@ def run_lightning(argv: list[str]) -> Any:
 def quiet_libraries() -> None:
     """Leaves out what libraries say about themselves and not about the run."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter is intended.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*treespec.*LeafSpec.*")
+    said = ("Tip:", "GPU available", "TPU available", "to estimate number of stepping batches")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not any(text in record.getMessage() for text in said)
+    )
 
 
 if __name__ == "__main__":

@@ -60,9 +60,8 @@ class PromptFormat:
 
     def response_ids(self, response: str, tokenizer: Any, max_tokens: int) -> list[int]:
         """Token ids of the response: cut to ``max_tokens`` with EOS as the last, always, and once."""
-        ids = list(tokenizer(self.response_prefix + response, add_special_tokens=False).input_ids)
-        while ids and ids[-1] == tokenizer.eos_token_id:
-            ids.pop()
+        ids = tokenizer(self.response_prefix + response, add_special_tokens=False).input_ids
+        ids = [token for token in ids if token != tokenizer.eos_token_id]  # a text may spell it out
         return [*ids[: max_tokens - 1], tokenizer.eos_token_id]
 
     def decode(self, ids: list[int], tokenizer: Any) -> str:

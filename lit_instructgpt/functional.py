@@ -137,6 +137,7 @@ def ranking_pairs(scores: Tensor, ranking: Tensor, completion_mask: Tensor) -> R
         ranking: [B, K] int, 1 is best, equal numbers are ties.
         completion_mask: [B, K] True where a completion exists (prompts differ in K).
     """
+    scores = torch.where(completion_mask, scores, 0.0)  # NaN where none exists would spread in the gradient
     index = torch.combinations(torch.arange(scores.shape[1], device=scores.device), 2)
     i, j = index[:, 0], index[:, 1]
     exists = completion_mask[:, i] & completion_mask[:, j]
@@ -293,6 +294,7 @@ def clipped_value_loss(
         num_tokens: as in ``clipped_policy_loss``.
     """
     count = mask.sum().clamp(min=1) if num_tokens is None else num_tokens
+    values = torch.where(mask, values, 0.0)  # the gradient of NaN outside the mask would be NaN, not 0
     near = torch.clamp(values, old_values - value_clip_eps, old_values + value_clip_eps)
     unclipped, clipped = (values - returns).square(), (near - returns).square()
     loss = 0.5 * masked_sum(torch.maximum(unclipped, clipped), mask) / count

@@ -27,7 +27,8 @@ class InstructCLI(LightningCLI):
             seed_everything_default=0,
             trainer_class=Trainer,
             trainer_defaults={"use_distributed_sampler": False},
-            parser_kwargs={
+            parser_kwargs={"exit_on_error": False}
+            | {
                 name: {"exit_on_error": False, "description": text}
                 for name, text in {
                     "fit": "Train a model. Start from a file in configs/ and override keys on the command line.",

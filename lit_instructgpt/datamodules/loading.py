@@ -52,6 +52,8 @@ def per_rank(batch_size: int, world_size: int, name: str = "data.batch_size") ->
 class GlobalBatches(Sampler[list[int]]):
     """Batches of a global order; each rank takes its slice of every batch.
 
+    A last batch with fewer items than ranks is left out, since a rank would have nothing to do.
+
     Args:
         order: epoch -> indices.
         batch_size: global.
@@ -79,8 +81,8 @@ class GlobalBatches(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        num = len(self.order(self.epoch))
-        return num // self.batch_size if self.drop_last else -(-num // self.batch_size)
+        full, rest = divmod(len(self.order(self.epoch)), self.batch_size)
+        return full + (rest >= self.world_size and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
         indices = self.order(self.epoch)

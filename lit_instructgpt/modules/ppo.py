@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -312,9 +312,13 @@ class PPOModule(LightningModule):
         num = self.ppo.num_warmup_iterations
         return [optimizer], [LambdaLR(optimizer, [lambda i: warmup_from_tenth(i, num), lambda i: 1.0])]
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Refuses Trainer settings that would be ignored: later, Lightning refuses them without a remedy."""
+        check_trainer(self.trainer, "PPOModule")
+        return []
+
     def on_fit_start(self) -> None:
         """Refuses a wrong set-up, naming every cause."""
-        check_trainer(self.trainer, "PPOModule")
         if self.ema is not None:
             self.ema.average = {name: x.to(self.device) for name, x in self.ema.average.items()}
         check_before_training(self)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -73,9 +73,10 @@ class RankingRM(LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         return [optimizer], [cosine_to_fraction(optimizer, steps, self.final_lr_fraction, self.num_warmup_steps)]
 
-    def on_fit_start(self) -> None:
-        """Refuses Trainer settings that would be ignored."""
+    def configure_callbacks(self) -> list[Callback]:
+        """Refuses Trainer settings that would be ignored: later, Lightning refuses them without a remedy."""
         check_trainer(self.trainer, "RankingRM")
+        return []
 
     def on_train_epoch_start(self) -> None:
         """Train mode for gradient checkpointing; all dropout of the model is off."""
