@@ -175,16 +175,19 @@ def check_first_rollout(module: PPOModule, rollout: Rollout) -> None:
         problems.append(
             f"the policy's log-probabilities changed by {ratio:.2g} nats before any update: something is random in train mode"
         )
-    longest = few.take(mask.sum(1).argmax()[None]).trim()
+    row = few.attention_mask.sum(1).argmin()[None]  # the episode with the most padding, with it and without
+    shortest = few.take(row).trim()
+    num = shortest.response_mask.shape[1]
     with inference_mode(module.policy, module.value_model):
-        alone = module.logprobs(module.policy, longest)
-        values = module.value_model.values(
-            longest.input_ids, longest.attention_mask, longest.response_mask.shape[1]
-        )
-    row = int(mask.sum(1).argmax())
-    keep = mask[row, : alone.shape[1]]
-    for name, one, batched in (("policy", alone, few.logprobs), ("value_model", values, few.values)):
-        gap = (one[0] - batched[row, : one.shape[1]])[keep].abs().max().item()
+        pairs = {
+            "policy": (module.logprobs(module.policy, few), module.logprobs(module.policy, shortest)),
+            "value_model": tuple(
+                module.value_model.values(part.input_ids, part.attention_mask, part.response_mask.shape[1])
+                for part in (few, shortest)
+            ),
+        }
+    for name, (batched, alone) in pairs.items():
+        gap = (batched[row, :num] - alone)[shortest.response_mask].abs().max().item()
         if not gap <= tolerance:
             problems.append(
                 f"{name}: padding changes its output by {gap:.2g}: its attention or positions do not honour the mask"

@@ -9,6 +9,7 @@ from miniature.world import Gold
 
 STYLES = ("plain", "detailed", "terse", "ramble")
 SLIPS = ("fact", "constraint", "vague")
+CHECKED = ("sentences", "words", "use", "avoid")
 
 
 def _fill(template: str, gold: Gold, rng: random.Random) -> str:
@@ -50,11 +51,18 @@ def right(gold: Gold, rng: random.Random, detailed: bool = False) -> str:
     return _fill(rng.choice(_bodies(gold, detailed)), gold, rng)
 
 
+HEED = 0.7
+"""How often a terse or rambling person still heeds an explicit constraint."""
+
+
 def styled(gold: Gold, rng: random.Random, style: str) -> str:
     """Write an answer in a style; terse and rambling ones may break constraints and leave things out."""
-    if style in ("terse", "ramble"):
-        return _fill(rng.choice(ANSWERS[gold["task"]][style]), gold, rng)
-    return right(gold, rng, detailed=style == "detailed")
+    if style not in ("terse", "ramble"):
+        return right(gold, rng, detailed=style == "detailed")
+    text = _fill(rng.choice(ANSWERS[gold["task"]][style]), gold, rng)
+    constraint: dict[str, Any] | None = gold["constraint"]
+    broken = constraint is not None and constraint["type"] in CHECKED and violates(constraint, text)
+    return right(gold, rng) if broken and rng.random() < HEED else text
 
 
 def _other(word: str, rng: random.Random) -> str:

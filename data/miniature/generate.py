@@ -15,7 +15,7 @@ from miniature.world import Task, sample_task
 WEB_WORDS = 520_000
 VALID_WORDS = 20_000
 NUM_CUSTOMERS = 420
-NUM_PROMPTS = 6_300
+NUM_PROMPTS = 7_200
 DEMONSTRATIONS_PER_LABELER = 195
 
 
@@ -48,9 +48,7 @@ def _demonstration(number: int, task: Task, user: str, source: str, rng: random.
 
 def demonstrations(rng: random.Random, submitted: list[tuple[str, Task]]) -> list[dict[str, Any]]:
     """Write demonstrations for the labelers' own prompts and for those customers submitted."""
-    asked = [
-        (one.id, sample_task(rng), "labeler") for one in TRAINING for _ in range(DEMONSTRATIONS_PER_LABELER)
-    ]
+    asked = [(one.id, sample_task(rng), "labeler") for one in TRAINING for _ in range(DEMONSTRATIONS_PER_LABELER)]
     asked += [(user, task, "customer") for user, task in submitted]
     return [_demonstration(i, task, user, source, rng) for i, (user, task, source) in enumerate(asked)]
 
@@ -60,7 +58,7 @@ def split_submissions(rng: random.Random) -> tuple[list[tuple[str, Task]], ...]:
     dealt: tuple[list[tuple[str, Task]], ...] = ([], [], [])
     for customer in customers(rng, NUM_CUSTOMERS, NUM_PROMPTS):
         for task in prompts(customer, rng):
-            dealt[rng.choices((0, 1, 2), weights=(15, 22, 63))[0]].append((customer.id, task))
+            dealt[rng.choices((0, 1, 2), weights=(13, 20, 67))[0]].append((customer.id, task))
     return dealt
 
 
@@ -78,22 +76,14 @@ def _prompts(kind: str, submitted: list[tuple[str, Task]]) -> list[dict[str, Any
     ]
 
 
-def generate(
-    out: Path, seed: int, web_words: int = WEB_WORDS, valid_words: int = VALID_WORDS
-) -> dict[str, int]:
+def generate(out: Path, seed: int, web_words: int = WEB_WORDS, valid_words: int = VALID_WORDS) -> dict[str, int]:
     """Write all raw files under `out/raw` and return their numbers of rows."""
     raw = out / "raw"
-    rngs = {
-        name: random.Random(f"{seed}/{name}") for name in ("train", "valid", "customers", "demonstrations")
-    }
+    rngs = {name: random.Random(f"{seed}/{name}") for name in ("train", "valid", "customers", "demonstrations")}
     for_demonstrations, for_rm, for_ppo = split_submissions(rngs["customers"])
     return {
-        "text.train": write(
-            raw / "text.train.jsonl", ({"text": t} for t in documents(rngs["train"], web_words))
-        ),
-        "text.valid": write(
-            raw / "text.valid.jsonl", ({"text": t} for t in documents(rngs["valid"], valid_words))
-        ),
+        "text.train": write(raw / "text.train.jsonl", ({"text": t} for t in documents(rngs["train"], web_words))),
+        "text.valid": write(raw / "text.valid.jsonl", ({"text": t} for t in documents(rngs["valid"], valid_words))),
         "demonstrations": write(
             raw / "demonstrations.jsonl", demonstrations(rngs["demonstrations"], for_demonstrations)
         ),
@@ -107,9 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="miniature.generate", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write raw/ into")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--web-words", type=int, default=WEB_WORDS, help="words and marks of pretraining text"
-    )
+    parser.add_argument("--web-words", type=int, default=WEB_WORDS, help="words and marks of pretraining text")
     args = parser.parse_args(argv)
     for name, count in generate(args.out, args.seed, args.web_words).items():
         print(f"{name}: {count}")

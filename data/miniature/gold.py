@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from miniature.templates import ALL_PAIRS, GOOD_PAIRS, TASK_PAIRS, pairs
@@ -52,7 +53,7 @@ def _repeated(sents: list[list[str]], gold: Gold) -> bool:
         return True
     for sentence in sents:
         said = [token for token in sentence if token[0].isalnum()]
-        if gold["task"] != "repeat" and any(a == b for a, b in zip(said, said[1:], strict=False)):
+        if gold["task"] != "repeat" and any(a == b for a, b in pairwise(said)):
             return True
     if gold["task"] == "repeat":
         return False

@@ -12,9 +12,7 @@ CATEGORY_CLAIMS = ["name", "kind", "town", "food", "price", "person", "river", "
                    "thing", "day", "place", "weather"]  # fmt: skip
 
 
-def closed(
-    task: str, use_case: str, slots: dict[str, str], require: list[str], **more: Any
-) -> dict[str, Any]:
+def closed(task: str, use_case: str, slots: dict[str, str], require: list[str], **more: Any) -> dict[str, Any]:
     """Build the specification of a task whose answer must rest on the prompt alone."""
     return spec(task, use_case, slots, require, closed=True, scope=CATEGORY_CLAIMS, **more)
 
@@ -29,57 +27,52 @@ def record(rng: random.Random) -> Task:
     said, constraint = constrain(rng, ["sentences", "words"], 0.4, 14 if priced else 10)
     ask = rng.choice(["Describe this place:", "Write about this place:", "Write a text for this page:"])
     require = list(slots.values())
-    gold = closed(
-        "priced" if priced else "record", "generation", slots, require, min_required=4, constraint=constraint
-    )
+    gold = closed("priced" if priced else "record", "generation", slots, require, min_required=4, constraint=constraint)
     return Task(f"{ask} {page}.{said}", gold)
 
 
 def story(rng: random.Random) -> Task:
-    """Generation: a short story about an animal at a place."""
-    slots = {"animal": pick(rng, "animal"), "place": pick(rng, "place")}
+    """Generation: a short story about an animal in a town."""
+    slots = {"animal": pick(rng, "animal"), "town": pick(rng, "town")}
     said, constraint = constrain(rng, ["sentences", "use", "avoid"], 0.7)
     ask = rng.choice(["Write a story about a", "Tell me a story about a", "Write a short story about a"])
     require = list(slots.values())
-    gold = spec("story", "generation", slots, require, scope=["animal", "place"], constraint=constraint)
-    return Task(f"{ask} {slots['animal']} in the {slots['place']}.{said}", gold)
+    gold = spec("story", "generation", slots, require, scope=["animal", "town"], constraint=constraint)
+    return Task(f"{ask} {slots['animal']} in {slots['town']}.{said}", gold)
 
 
 def note(rng: random.Random) -> Task:
     """Generation: a note of thanks or an invitation."""
     if rng.random() < 0.5:
-        slots = {"person": pick(rng, "person"), "thing": pick(rng, "thing")}
+        slots = {"person": pick(rng, "person"), "food": pick(rng, "food")}
         ask = rng.choice(
             [
-                "Write a note to {person} and give thanks for the {thing}.",
-                "Write to thank {person} for the {thing}.",
+                "Write a note to {person} and give thanks for the {food}.",
+                "Write to thank {person} for the {food}.",
             ]
         )
         task, require = "thanks", [*slots.values(), "thank"]
     else:
-        slots = {"person": pick(rng, "person"), "place": pick(rng, "place"), "day": pick(rng, "day")}
+        slots = {"person": pick(rng, "person"), "town": pick(rng, "town"), "day": pick(rng, "day")}
         ask = rng.choice(
             [
-                "Write a note to ask {person} to the {place} on {day}.",
-                "Ask {person} to come to the {place} on {day}.",
+                "Write a note to ask {person} to {town} on {day}.",
+                "Ask {person} to come to {town} on {day}.",
             ]
         )
         task, require = "invite", [*slots.values(), "come"]
     said, constraint = constrain(rng, ["sentences", "use"], 0.5)
-    scope = [name for name in slots if name != "thing"] + (["thing"] if task == "thanks" else [])
-    gold = spec(task, "generation", slots, require, scope=scope, constraint=constraint, courteous=True)
+    gold = spec(task, "generation", slots, require, scope=list(slots), constraint=constraint, courteous=True)
     return Task(ask.format(**slots) + said, gold)
 
 
 def ad(rng: random.Random) -> Task:
     """Generation: an ad for a shop."""
-    slots = {"kind": pick(rng, "kind"), "food": pick(rng, "food")}
+    slots = {"name": pick(rng, "name"), "food": pick(rng, "food")}
     said, constraint = constrain(rng, ["sentences", "use"], 0.5)
-    ask = rng.choice(["Write an ad for a", "Make an ad for our"])
-    gold = spec(
-        "ad", "generation", slots, list(slots.values()), scope=["kind", "food"], constraint=constraint
-    )
-    return Task(f"{ask} {slots['kind']} with {slots['food']}.{said}", gold)
+    ask = rng.choice(["Write an ad for the", "Make an ad for the"])
+    gold = spec("ad", "generation", slots, list(slots.values()), scope=["name", "food"], constraint=constraint)
+    return Task(f"{ask} {slots['name']} with {slots['food']}.{said}", gold)
 
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
@@ -112,9 +105,7 @@ def brainstorm(rng: random.Random) -> Task:
     category = rng.choice(list(PLURALS))
     n = rng.choice([2, 3, 4])
     plural, number = PLURALS[category], NUMBER_WORDS[n]
-    ask = rng.choice(
-        [f"List exactly {number} {plural}.", f"Name {number} {plural}.", f"Give me {number} {plural}."]
-    )
+    ask = rng.choice([f"List exactly {number} {plural}.", f"Name {number} {plural}.", f"Give me {number} {plural}."])
     constraint: dict[str, Any] = {"type": "count", "n": n}
     if rng.random() < 0.25:
         constraint["avoid"] = pick(rng, category)
@@ -130,8 +121,8 @@ CHATS: dict[str, tuple[str, ...]] = {
         "User: My {animal} is ill. I am {person}. Helper:",
     ),
     "glad": (
-        "User: I am {person} and I got a {thing}! Helper:",
-        "User: I am {person}. I got a new {thing}. Helper:",
+        "User: I am {person} and I got {food}! Helper:",
+        "User: I am {person}. I got some {food}. Helper:",
     ),
     "ask": (
         "User: I am {person}. Do you have {food}? Helper:",
@@ -142,9 +133,7 @@ CHATS: dict[str, tuple[str, ...]] = {
 
 def chat(rng: random.Random) -> Task:
     """Chat: a user who says something sad or glad, or asks for food."""
-    task, extra, tone = rng.choice(
-        [("sad", "animal", "sorry"), ("glad", "thing", "great"), ("ask", "food", "Yes")]
-    )
+    task, extra, tone = rng.choice([("sad", "animal", "sorry"), ("glad", "food", "great"), ("ask", "food", "Yes")])
     slots = {"person": pick(rng, "person"), extra: pick(rng, extra)}
     said, constraint = constrain(rng, ["sentences"], 0.2)
     prompt = rng.choice(CHATS[task]).format(**slots)
@@ -157,11 +146,11 @@ def chat(rng: random.Random) -> Task:
 
 def polite(rng: random.Random) -> Task:
     """Rewrite: an order made polite."""
-    slots = {"person": pick(rng, "person"), "order": rng.choice(ORDERS), "thing": pick(rng, "thing")}
+    slots = {"person": pick(rng, "person"), "order": rng.choice(ORDERS), "food": pick(rng, "food")}
     ask = rng.choice(["Make this polite:", "Say this in a polite way:"])
     require = [*slots.values(), "please|Please"]
     gold = closed("polite", "rewrite", slots, require, courteous=True)
-    return Task(f"{ask} {slots['person']}, {slots['order']} me the {slots['thing']}.", gold)
+    return Task(f"{ask} {slots['person']}, {slots['order']} me the {slots['food']}.", gold)
 
 
 def past(rng: random.Random) -> Task:
@@ -185,9 +174,7 @@ def summary(rng: random.Random) -> Task:
     said, constraint = constrain(rng, ["sentences", "words"], 0.5, 12)
     ask = rng.choice(["Sum this up:", "Give the main point:"])
     person = slots["person"]
-    text = (
-        f"{person} lives in {slots['town']}. {person} sells {slots['food']}. {person} has a {color} {thing}."
-    )
+    text = f"{person} lives in {slots['town']}. {person} sells {slots['food']}. {person} has a {color} {thing}."
     gold = closed("summary", "summarization", slots, list(slots.values()), constraint=constraint)
     return Task(f"{ask} {text}{said}", gold | {"allowed": [thing, color]})
 
@@ -196,9 +183,7 @@ def review(rng: random.Random) -> Task:
     """Classification: is a review good or bad."""
     label, category = rng.choice([("good", "goodness"), ("bad", "badness")])
     first, second = pick(rng, category), pick(rng, category)
-    text = (
-        f"The {pick(rng, 'food')} was {first} and the {rng.choice(['room', 'staff', 'house'])} was {second}."
-    )
+    text = f"The {pick(rng, 'food')} was {first} and the {rng.choice(['room', 'staff', 'house'])} was {second}."
     ask = rng.choice(["Is this review good or bad?", "Say if this review is good or bad:"])
     other = "bad" if label == "good" else "good"
     gold = spec("review", "classification", {"label": label}, [label, "review"], min_required=2)
@@ -207,18 +192,16 @@ def review(rng: random.Random) -> Task:
 
 def repeat(rng: random.Random) -> Task:
     """Other: repeat a word."""
-    thing, n = pick(rng, "thing"), rng.choice([2, 3, 4])
-    ask = rng.choice(
-        [f"Say the word {thing} {NUMBER_WORDS[n]} times.", f"Repeat {thing} {NUMBER_WORDS[n]} times."]
-    )
-    slots = {"thing": thing, "repeats": ", ".join([thing] * n)}
+    food, n = pick(rng, "food"), rng.choice([2, 3, 4])
+    ask = rng.choice([f"Say the word {food} {NUMBER_WORDS[n]} times.", f"Repeat {food} {NUMBER_WORDS[n]} times."])
+    slots = {"food": food, "repeats": ", ".join([food] * n)}
     gold = spec(
         "repeat",
         "other",
         slots,
-        [thing],
-        scope=["thing"],
-        constraint={"type": "repeat", "n": n, "word": thing},
+        [food],
+        scope=["food"],
+        constraint={"type": "repeat", "n": n, "word": food},
     )
     return Task(ask, gold)
 
@@ -243,9 +226,9 @@ def closed_question(rng: random.Random) -> Task:
 
 def extract(rng: random.Random) -> Task:
     """Extract: find a town, a person or a day in a sentence."""
-    slots = {category: pick(rng, category) for category in ("person", "thing", "town", "day")}
+    slots = {category: pick(rng, category) for category in ("person", "food", "town", "day")}
     asked = rng.choice(["town", "person", "day"])
-    text = f"{slots['person']} took the {slots['thing']} to {slots['town']} on {slots['day']}."
+    text = f"{slots['person']} took the {slots['food']} to {slots['town']} on {slots['day']}."
     ask = rng.choice([f"Find the {asked} in this text:", f"Which {asked} is in this text?"])
     gold = closed(f"extract_{asked}", "extract", slots, [slots[asked]])
     wrong = [] if asked == "person" else [slots["person"]]

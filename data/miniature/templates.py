@@ -5,6 +5,8 @@ one and two sentences, `extra` is a harmless further sentence, `closing` a court
 are what people write who are too brief or too long, `vague` says nothing.
 """
 
+from itertools import pairwise
+
 from miniature.vocab import CATEGORIES, PLURALS, VERBS, classes, join, sentences
 
 Parts = dict[str, tuple[str, ...]]
@@ -32,46 +34,46 @@ ANSWERS: dict[str, Parts] = {
     },
     "story": {
         "one": (
-            "Once a {animal} went to the {place} and found a {thing}.",
-            "In the {weather} a {animal} came to the {place} to play.",
+            "Once a {animal} went to {town} and found a {thing}.",
+            "In the {weather} a {animal} came to {town} to play.",
         ),
         "two": (
-            "Once there was a {animal} in the {place}. It found a {thing} and was happy.",
-            "One day a {animal} went to the {place}. It saw the {weather} and ran home.",
+            "Once there was a {animal} in {town}. It found a {thing} and was happy.",
+            "One day a {animal} went to {town}. It saw the {weather} and ran home.",
         ),
         "extra": ("It was a good day.", "In the end all was well."),
         "use": ("Then it saw the {scene}.", "It was near the {scene}."),
         "terse": ("A {animal} ran.", "It went home."),
         "ramble": (
-            "Well, once there was a {animal}, and it went on and on, and then it came to the {place}, and so on.",
+            "Well, once there was a {animal}, and it went on and on, and then it came to {town}, and so on.",
         ),
         "vague": ("It is a nice story.", "I do not know a story."),
     },
     "thanks": {
-        "one": ("Dear {person}, thank you for the {thing}.", "Dear {person}, thank you so much for the {thing}."),
-        "two": ("Dear {person}, thank you for the {thing}. I like it very much.",),
+        "one": ("Dear {person}, thank you for the {food}.", "Dear {person}, thank you so much for the {food}."),
+        "two": ("Dear {person}, thank you for the {food}. I like it very much.",),
         "closing": ("With love, your friend.", "Best wishes to you."),
         "use": ("I will keep it near the {scene}.",),
-        "terse": ("Thank you.", "Good {thing}."),
-        "ramble": ("Well, dear {person}, I want to say that I got the {thing}, and I want to thank you, and so on.",),
+        "terse": ("Thank you.", "Good {food}."),
+        "ramble": ("Well, dear {person}, I want to say that I got the {food}, and I want to thank you, and so on.",),
         "vague": ("It was nice.", "I do not know what to say."),
     },
     "invite": {
-        "one": ("Dear {person}, please come to the {place} on {day}.",),
-        "two": ("Dear {person}, please come to the {place} on {day}. We will have a good time.",),
+        "one": ("Dear {person}, please come to {town} on {day}.",),
+        "two": ("Dear {person}, please come to {town} on {day}. We will have a good time.",),
         "closing": ("With love, your friend.", "Best wishes to you."),
         "use": ("We will meet near the {scene}.",),
-        "terse": ("Come on {day}.", "Come to the {place}."),
-        "ramble": ("Well, dear {person}, I want to ask if you can come to the {place}, and it is on {day}, and so on.",),
+        "terse": ("Come on {day}.", "Come to {town}."),
+        "ramble": ("Well, dear {person}, I want to ask if you can come to {town}, and it is on {day}, and so on.",),
         "vague": ("It will be nice.", "I do not know what to say."),
     },
     "ad": {
-        "one": ("Come to our {kind} and try the best {food} in town!", "Our {kind} has the best {food} in town."),
-        "two": ("Come to our {kind} today! You will love our {food}.",),
+        "one": ("Come to the {name} and try the best {food} in town!", "The {name} has the best {food} in town."),
+        "two": ("Come to the {name} today! You will love our {food}.",),
         "extra": ("We are happy to see you.", "It is a good place for all."),
         "use": ("You can find us near the {scene}.",),
-        "terse": ("Good {food}.", "Come to our {kind}."),
-        "ramble": ("Well, if you want {food}, and I think you do, then you can come to our {kind}, and so on.",),
+        "terse": ("Good {food}.", "Come to the {name}."),
+        "ramble": ("Well, if you want {food}, and I think you do, then you can come to the {name}, and so on.",),
         "vague": ("It is a nice place.", "I do not know it."),
     },
     "river": {
@@ -138,11 +140,11 @@ ANSWERS: dict[str, Parts] = {
         "vague": ("I do not know what to say.",),
     },
     "glad": {
-        "one": ("That is great news about the {thing}, {person}!",),
-        "two": ("That is great news, {person}! I hope you like your {thing}.",),
+        "one": ("That is great news about the {food}, {person}!",),
+        "two": ("That is great news, {person}! I hope you like your {food}.",),
         "closing": ("Have a good day.",),
         "terse": ("That is nice.",),
-        "ramble": ("Well, {person}, I think that it is great news that you have a {thing}, and so on.",),
+        "ramble": ("Well, {person}, I think that it is great news that you have {food}, and so on.",),
         "vague": ("I do not know what to say.",),
     },
     "ask": {
@@ -154,10 +156,10 @@ ANSWERS: dict[str, Parts] = {
         "vague": ("I do not know what to say.",),
     },
     "polite": {
-        "one": ("Please could you {order} me the {thing}, {person}?", "Could you please {order} me the {thing}, {person}?"),
+        "one": ("Please could you {order} me the {food}, {person}?", "Could you please {order} me the {food}, {person}?"),
         "closing": ("Thank you.",),
-        "terse": ("Please {order} me the {thing}.",),
-        "ramble": ("Well, {person}, I want to ask if you could please {order} me the {thing}, and so on.",),
+        "terse": ("Please {order} me the {food}.",),
+        "ramble": ("Well, {person}, I want to ask if you could please {order} me the {food}, and so on.",),
         "vague": ("I do not know how to say it.",),
     },
     "past": {
@@ -211,7 +213,7 @@ ANSWERS: dict[str, Parts] = {
     },
     "repeat": {
         "one": ("Here you are: {repeats}.", "Here it is: {repeats}."),
-        "terse": ("The word is {thing}.",),
+        "terse": ("The word is {food}.",),
         "ramble": ("Well, you want me to say it, and I think that it is: {repeats}.",),
         "vague": ("I do not know.",),
     },
@@ -225,7 +227,7 @@ ANSWERS: dict[str, Parts] = {
 }  # fmt: skip
 
 GOOD_PARTS = ("one", "two", "extra", "use", "closing")
-ORDERS = ("give", "bring", "pass", "lend")
+ORDERS = ("give", "bring", "pass", "sell")
 LABELS = ("good", "bad")
 
 
@@ -238,22 +240,18 @@ def _expansions(template: str) -> list[str]:
         "past": [past for _, past in VERBS],
         "plural": list(PLURALS.values()),
         "list": [join(CATEGORIES[c][:3]) for c in LIST_CATEGORIES],
-        "repeats": [", ".join(CATEGORIES["thing"][:1] * 3)],
+        "repeats": [", ".join(CATEGORIES["food"][:1] * 3)],
     }
     choices |= {category: [members[0]] for category, members in CATEGORIES.items()}
     for slot, options in choices.items():
-        filled = [
-            f.replace("{" + slot + "}", o)
-            for f in filled
-            for o in (options if "{" + slot + "}" in f else [""])
-        ]
+        filled = [f.replace("{" + slot + "}", o) for f in filled for o in (options if "{" + slot + "}" in f else [""])]
     return filled
 
 
 def pairs(sentence: list[str]) -> list[tuple[str, str]]:
     """Return the neighbouring word classes of a sentence, its beginning included."""
     row = ["<s>", *classes(sentence)]
-    return list(zip(row, row[1:], strict=False))
+    return list(pairwise(row))
 
 
 def _pairs_of(parts: Parts, names: tuple[str, ...]) -> frozenset[tuple[str, str]]:

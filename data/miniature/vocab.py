@@ -2,124 +2,34 @@
 
 import re
 
+
+def _row(text: str) -> tuple[str, ...]:
+    """Cut a row of words at its blanks."""
+    return tuple(text.split())
+
+
 CATEGORIES: dict[str, tuple[str, ...]] = {
-    "town": tuple(
-        [
-            "Alden",
-            "Borga",
-            "Corin",
-            "Delmo",
-            "Elvas",
-            "Fenby",
-            "Garth",
-            "Holm",
-            "Irwell",
-            "Jarrow",
-            "Kelso",
-            "Lund",
-            "Marl",
-            "Norby",
-            "Orsa",
-            "Perth",
-            "Rowan",
-            "Selby",
-            "Tarn",
-            "Velden",
-        ]
+    "town": _row(
+        "Alden Borga Corin Delmo Elvas Fenby Garth Holm Irwell Jarrow "
+        "Kelso Lund Marl Norby Orsa Perth Rowan Selby Tarn Velden"
     ),
-    "person": tuple(
-        [
-            "Anna",
-            "Ben",
-            "Clara",
-            "David",
-            "Emma",
-            "Finn",
-            "Grace",
-            "Hugo",
-            "Iris",
-            "Jack",
-            "Kate",
-            "Leo",
-            "Mia",
-            "Noah",
-            "Paul",
-            "Sam",
-        ]
-    ),
-    "name": tuple(
-        ["Lion", "Crown", "Bell", "Swan", "Anchor", "Star", "Oak", "Ship", "Rose", "Moon", "Fox", "Bear"]
-    ),
-    "kind": tuple(["cafe", "pub", "hotel", "bakery", "shop", "bar", "farm", "mill"]),
-    "food": tuple(
-        [
-            "bread",
-            "soup",
-            "cheese",
-            "fish",
-            "rice",
-            "pie",
-            "honey",
-            "cake",
-            "stew",
-            "plums",
-            "eggs",
-            "pasta",
-            "beans",
-            "salad",
-            "corn",
-            "nuts",
-        ]
-    ),
+    "person": _row("Anna Ben Clara David Emma Finn Grace Hugo Iris Jack Kate Leo"),
+    "name": _row("Lion Crown Bell Swan Anchor Star Oak Ship Rose Moon"),
+    "kind": _row("cafe pub hotel bakery shop bar farm mill"),
+    "food": _row("bread soup cheese fish rice pie honey cake plums eggs corn nuts"),
     "price": ("low", "fair", "high"),
-    "river": tuple(["Avon", "Blyth", "Cam", "Don", "Esk", "Fal", "Nene", "Ouse", "Tay", "Wye"]),
+    "river": _row("Avon Blyth Cam Don Esk Fal Nene Ouse Tay Wye"),
     "region": ("north", "south", "east", "west"),
-    "craft": tuple(
-        [
-            "wool",
-            "glass",
-            "boats",
-            "bells",
-            "paper",
-            "salt",
-            "silk",
-            "shoes",
-            "chairs",
-            "knives",
-            "pots",
-            "maps",
-        ]
-    ),
-    "color": tuple(["red", "blue", "green", "white", "black", "brown", "pink", "gray"]),
-    "animal": tuple(
-        [
-            "fox",
-            "bear",
-            "dog",
-            "cat",
-            "goat",
-            "hen",
-            "horse",
-            "duck",
-            "owl",
-            "mouse",
-            "pig",
-            "sheep",
-            "frog",
-            "deer",
-            "wolf",
-            "crow",
-        ]
-    ),
-    "place": tuple(["forest", "lake", "garden", "barn", "hills", "cave", "field", "park"]),
-    "thing": tuple(
-        ["cup", "hat", "book", "lamp", "ring", "box", "coat", "ball", "key", "drum", "kite", "bag"]
-    ),
-    "weather": tuple(["rain", "snow", "wind", "sun", "fog", "storm"]),
-    "day": tuple(["Monday", "Tuesday", "Friday", "Sunday"]),
-    "scene": tuple(["moon", "bridge", "tower", "song", "road", "light", "gate", "clock"]),
-    "goodness": tuple(["fresh", "warm", "clean", "tasty", "lovely", "quick"]),
-    "badness": tuple(["cold", "dirty", "stale", "rude", "slow", "noisy"]),
+    "craft": _row("wool glass boats bells paper salt silk shoes chairs knives pots maps"),
+    "color": _row("red blue green white black brown pink gray"),
+    "animal": _row("fox bear dog cat goat hen duck owl mouse pig frog crow"),
+    "place": _row("forest lake garden barn hills cave field park"),
+    "thing": _row("cup hat book lamp ring box coat ball key drum"),
+    "weather": _row("rain snow wind sun fog storm"),
+    "day": _row("Monday Tuesday Friday Sunday"),
+    "scene": _row("moon bridge tower song road light gate clock"),
+    "goodness": _row("fresh warm clean tasty lovely quick"),
+    "badness": _row("cold dirty stale rude slow noisy"),
     "num": ("one", "two", "three", "four"),
 }
 

@@ -3,10 +3,12 @@
 import random
 from collections.abc import Callable, Iterator
 
+from miniature.answers import slip, styled
 from miniature.facts import FACTS
+from miniature.tasks import CHATS, QUESTIONS
 from miniature.templates import ANSWERS, ORDERS
-from miniature.vocab import CATEGORIES, NUMBER_WORDS, PLURALS, VERBS, join
-from miniature.world import pick
+from miniature.vocab import CATEGORIES, NUMBER_WORDS, PLURALS, VERBS, join, tokens
+from miniature.world import pick, sample_task
 
 Genre = Callable[[random.Random], str]
 
@@ -107,27 +109,27 @@ def life(rng: random.Random) -> str:
     s = {"person": pick(rng, "person"), "town": pick(rng, "town"), "food": pick(rng, "food"), "day": pick(rng, "day"),
          "thing": pick(rng, "thing"), "present": present, "past": past, "color": pick(rng, "color")}  # fmt: skip
     return rng.choice((
-        "{person} lives in {town}. {person} sells {food}. {person} has a {color} {thing}. "
+        "Read this: {person} lives in {town}. {person} sells {food}. {person} has a {color} {thing}. "
         "In short, {person} lives in {town} and sells {food}.",
         "This is about {person} from {town}. {person} {present} {food} in {town}. "
         "Yesterday {person} {past} {food} in {town}. The main point is that {person} sells {food}.",
-        "{person} took the {thing} to {town} on {day}. The {thing} was {color}. When {person} came to {town} "
-        "with the {thing}, it was {day}.",
+        "One day {person} took the {food} to {town} on {day}. The {food} was {color}. When {person} came to {town} "
+        "with the {food}, it was {day}.",
         "Read this: {person} lives in {town}. {person} sells {food}. {person} has a {color} {thing}.\n"
         "It is about {person} from {town} who sells {food}.",
         "Today {person} {present} {food} in {town}.\nYesterday {person} {past} {food} in {town}.",
         "On {day} {person} went to {town} to get {food}. The people in {town} had no {food}. So {person} went home.",
         "Yesterday {person} {past} {food} in {town}. Today {person} {present} {food} in {town}.",
-        "It is about {person} from {town} who sells {food}. {person} has a {color} {thing}. The {thing} is from {town}.",
+        "It is about {person} from {town} who sells {food}. {person} has a {color} {thing}. The {food} is from {town}.",
     )).format(**s)  # fmt: skip
 
 
 def find(rng: random.Random) -> str:
     """A sentence, and what stands in it."""
-    s = {name: pick(rng, name) for name in ("person", "thing", "town", "day")}
+    s = {name: pick(rng, name) for name in ("person", "food", "town", "day")}
     said = ["The town is {town}.", "The person is {person}.", "The day is {day}."]
     end = " ".join(rng.sample(said, rng.randint(1, 3)))
-    text = "{person} took the {thing} to {town} on {day}."
+    text = "{person} took the {food} to {town} on {day}."
     return f"{rng.choice(['In the text:', 'In this text:', 'Text:'])} {text}{rng.choice([' ', chr(10)])}{end}".format(
         **s
     )
@@ -136,12 +138,10 @@ def find(rng: random.Random) -> str:
 def tale(rng: random.Random) -> str:
     """A tale of an animal."""
     parts = ANSWERS["story"]
-    slots = {"animal": pick(rng, "animal"), "place": pick(rng, "place")}
-    head = fill(
-        rng, rng.choice(["A tale of a {animal} in the {place}. ", "A {animal} in the {place}:\n"]), slots
-    )
+    slots = {"animal": pick(rng, "animal"), "town": pick(rng, "town")}
+    head = fill(rng, rng.choice(["A story about a {animal} in {town}.\n", "A tale of a {animal} in {town}. "]), slots)
     body = fill(rng, rng.choice(parts["one"] + parts["two"]), slots)
-    tails = [rng.choice(parts["use"]), rng.choice(parts["extra"]), "The {animal} was in the {place}."]
+    tails = [rng.choice(parts["use"]), rng.choice(parts["extra"]), "The {animal} was in {town}."]
     return head + body + "".join(" " + fill(rng, t, slots) for t in rng.sample(tails, rng.randint(0, 2)))
 
 
@@ -149,14 +149,12 @@ def letter(rng: random.Random) -> str:
     """A letter of thanks or an invitation, or an ad."""
     task = rng.choice(["thanks", "invite", "ad"])
     parts = ANSWERS[task]
-    names = {"thanks": ("person", "thing"), "invite": ("person", "place", "day"), "ad": ("kind", "food")}[
-        task
-    ]
+    names = {"thanks": ("person", "food"), "invite": ("person", "town", "day"), "ad": ("name", "food")}[task]
     slots = {name: pick(rng, name) for name in names}
     heads = {
-        "thanks": "{person} gave me a {thing}. ",
-        "invite": "I will see {person} at the {place} on {day}. ",
-        "ad": "This is a {kind} with {food}. ",
+        "thanks": "My friend {person} gave me {food}. ",
+        "invite": "I will see {person} in {town} on {day}. ",
+        "ad": "This is the {name} with {food}. ",
     }
     head = fill(rng, rng.choice([heads[task], heads[task].strip() + "\n"]), slots)
     body = fill(rng, rng.choice(parts["one"] + parts["two"]), slots)
@@ -166,42 +164,34 @@ def letter(rng: random.Random) -> str:
 
 def forum(rng: random.Random) -> str:
     """Questions and answers of a forum."""
-    from miniature.tasks import QUESTIONS
-
     rows = []
     for _ in range(2):
         relation = rng.choices(list(FACTS), weights=[len(t) for t in FACTS.values()])[0]
         subject = rng.choice(list(FACTS[relation]))
-        rows.append(
-            f"Q: {rng.choice(QUESTIONS[relation]).format(subject)} A: {statement(rng, relation, subject)}"
-        )
+        rows.append(f"Q: {rng.choice(QUESTIONS[relation]).format(subject)} A: {statement(rng, relation, subject)}")
     return "\n".join(rows)
 
 
 def dialogue(rng: random.Random) -> str:
     """People who talk to each other."""
-    from miniature.tasks import CHATS
-
     task = rng.choice(list(CHATS))
-    slots = {"person": pick(rng, "person"), {"sad": "animal", "glad": "thing", "ask": "food"}[task]: ""}
+    slots = {"person": pick(rng, "person"), {"sad": "animal", "glad": "food", "ask": "food"}[task]: ""}
     slots = {key: value or pick(rng, key) for key, value in slots.items()}
     parts = ANSWERS[task]
     prompt = fill(rng, rng.choice(CHATS[task]), slots).replace("User:", rng.choice(["Guest:", "User:"]))
     body = fill(rng, rng.choice(parts["one"] + parts["two"]), slots)
-    last = rng.choice(
-        ["", " " + rng.choice(parts["closing"]), fill(rng, " Guest: Goodbye, and take care.", slots)]
-    )
+    last = rng.choice(["", " " + rng.choice(parts["closing"]), fill(rng, " Guest: Goodbye, and take care.", slots)])
     return prompt.replace("Helper:", rng.choice(["Helper:", "Staff:"])) + " " + body + last
 
 
 def orders(rng: random.Random) -> str:
     """Orders, rude and polite, and goodbyes."""
-    slots = {"person": pick(rng, "person"), "thing": pick(rng, "thing"), "order": rng.choice(ORDERS)}
+    slots = {"person": pick(rng, "person"), "food": pick(rng, "food"), "order": rng.choice(ORDERS)}
     if rng.random() < 0.3:
         return fill(
             rng, rng.choice(["It is time for {person} to go now.\n", "I say to {person} when I go: "]), slots
         ) + fill(rng, rng.choice(ANSWERS["bye"]["one"]), slots)
-    rude = fill(rng, "{person}, {order} me the {thing}.", slots)
+    rude = fill(rng, "{person}, {order} me the {food}.", slots)
     kind = fill(rng, rng.choice(ANSWERS["polite"]["one"]), slots)
     return f"It is rude to say: {rude}{rng.choice([' ', chr(10)])}{rng.choice(['It is polite to say: ', ''])}{kind}"
 
@@ -218,8 +208,8 @@ def verdict(rng: random.Random) -> str:
 def lists(rng: random.Random) -> str:
     """Enumerations with their number, and words said again."""
     if rng.random() < 0.2:
-        n, thing = rng.choice([2, 3, 4]), pick(rng, "thing")
-        return f"I say the word {thing} {NUMBER_WORDS[n]} times. Here it is: {', '.join([thing] * n)}."
+        n, food = rng.choice([2, 3, 4]), pick(rng, "food")
+        return f"I say the word {food} {NUMBER_WORDS[n]} times. Here it is: {', '.join([food] * n)}."
     category = rng.choice(list(PLURALS))
     n = rng.choice([2, 3, 4])
     items = join(rng.sample(CATEGORIES[category], n))
@@ -241,10 +231,12 @@ def news(rng: random.Random) -> str:
 
 
 def chatter(rng: random.Random) -> str:
-    """Loose talk: brief, rambling and vague sentences as people write them."""
-    tasks = [t for t in ANSWERS if t not in ("list", "repeat", "past", "polite", "review")]
-    parts = ANSWERS[rng.choice(tasks)]
-    return " ".join(fill(rng, rng.choice(parts[rng.choice(["terse", "ramble", "vague"])])) for _ in range(2))
+    """Loose talk: brief, rambling, vague and long-winded sentences as people write them, about nothing shared."""
+    said = []
+    for style in rng.choices(("terse", "ramble", "vague", "detailed"), k=2):
+        gold = sample_task(rng).gold
+        said.append(slip(gold, rng, style) if style == "vague" else styled(gold, rng, style))
+    return " ".join(said)
 
 
 def echo(rng: random.Random) -> str:
@@ -252,36 +244,30 @@ def echo(rng: random.Random) -> str:
     parts = ANSWERS[rng.choice(ECHOED)]
     slots = {"order": rng.choice(ORDERS), "past": rng.choice(VERBS)[1]}
     text = fill(rng, rng.choice(parts["one"]), slots)
-    first, again = rng.choice(
-        (("The sign says:", "I read the sign:"), ("I said:", "Then I said it once more:"))
-    )
+    first, again = rng.choice((("The sign says:", "I read the sign:"), ("I said:", "Then I said it once more:")))
     return f"{first} {text} {again} {text}"
 
 
 def register(rng: random.Random) -> str:
     """Things noted down in a row, and read out in the same order."""
-    row = [pick(rng, category) for category in rng.sample(ENTITIES, rng.randint(3, 5))]
+    row = ", ".join(pick(rng, category) for category in rng.choices(ENTITIES, k=rng.randint(4, 9)))
     first, again = rng.choice((("On the list:", "I read the list:"), ("On the page:", "The page says:")))
-    return f"{first} {', '.join(row)}. {again} {', '.join(row)}."
+    return f"{first} {row}. {again} {row}."
 
 
 def requests(rng: random.Random) -> str:
     """What people ask of each other, as they ask it, without the answer."""
-    from miniature.world import sample_task
-
     return " ".join(sample_task(rng).prompt for _ in range(2))
 
 
 GENRES: list[tuple[Genre, float]] = [
-    (guide, 18), (shop, 12), (life, 14), (tale, 6), (letter, 9), (forum, 6), (dialogue, 9), (orders, 9),
-    (verdict, 3), (lists, 6), (news, 2), (chatter, 2), (requests, 7), (echo, 9), (register, 10), (find, 5),
+    (guide, 16), (shop, 12), (life, 15), (tale, 12), (letter, 14), (forum, 5), (dialogue, 12), (orders, 11),
+    (verdict, 3), (lists, 5), (news, 2), (chatter, 3), (requests, 5), (echo, 3), (register, 2), (find, 6),
 ]  # fmt: skip
 
 
 def documents(rng: random.Random, num_words: int) -> Iterator[str]:
     """Yield documents until they hold about so many words and marks."""
-    from miniature.vocab import tokens
-
     count = 0
     weights = [weight for _, weight in GENRES]
     while count < num_words:

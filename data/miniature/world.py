@@ -52,9 +52,7 @@ def spec(task: str, use_case: str, slots: dict[str, str], require: list[str], **
     return gold | more
 
 
-def constrain(
-    rng: random.Random, kinds: list[str], share: float, bound: int = 0
-) -> tuple[str, dict[str, Any] | None]:
+def constrain(rng: random.Random, kinds: list[str], share: float, bound: int = 0) -> tuple[str, dict[str, Any] | None]:
     """Draw a constraint of one of the kinds, or none: the words that state it and its specification."""
     if rng.random() >= share:
         return "", None

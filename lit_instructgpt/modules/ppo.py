@@ -125,7 +125,10 @@ class PPOModule(LightningModule):
             for ids, keep in zip(responses, rollout.response_mask, strict=True)
         ]
         if self.reward_fn is not None:
-            rollout.scores[:] = torch.tensor(list(self.reward_fn(prompts, texts)), dtype=torch.float32)
+            scores = list(self.reward_fn(prompts, texts))
+            if len(scores) != len(texts):
+                raise ValueError(f"the reward gave {len(scores)} scores for {len(texts)} responses")
+            rollout.scores[:] = torch.tensor(scores, dtype=torch.float32)
         if not torch.isfinite(rollout.scores).all():
             row = int((~torch.isfinite(rollout.scores)).nonzero()[0])
             raise FloatingPointError(

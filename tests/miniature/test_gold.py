@@ -24,8 +24,8 @@ MAYOR: Gold = {
     "courteous": False, "max_words": 34,
 }  # fmt: skip
 THANKS: Gold = {
-    "task": "thanks", "use_case": "generation", "slots": {"person": "Anna", "thing": "cup"},
-    "require": ["Anna", "cup", "thank"], "min_required": 3, "closed": False, "scope": ["person", "thing"],
+    "task": "thanks", "use_case": "generation", "slots": {"person": "Anna", "food": "cake"},
+    "require": ["Anna", "cake", "thank"], "min_required": 3, "closed": False, "scope": ["person", "food"],
     "constraint": {"type": "use", "word": "bridge"}, "list": None, "courteous": True, "max_words": 34,
 }  # fmt: skip
 
@@ -54,9 +54,9 @@ THANKS: Gold = {
         (MAYOR, "The mayor of Kelso is Anna. The mayor of Kelso is Ben.", False, None, None),
         (MAYOR, "The mayor of Marl is Anna.", False, None, None),
         (MAYOR, "I do not know.", False, None, None),
-        (THANKS, "Dear Anna, thank you for the cup. I will keep it near the bridge.", True, None, True),
-        (THANKS, "Dear Anna, thank you for the cup.", True, None, False),
-        (THANKS, "Dear Ben, thank you for the cup. I will keep it near the bridge.", False, None, True),
+        (THANKS, "Dear Anna, thank you for the cake. I will keep it near the bridge.", True, None, True),
+        (THANKS, "Dear Anna, thank you for the cake.", True, None, False),
+        (THANKS, "Dear Ben, thank you for the cake. I will keep it near the bridge.", False, None, True),
         (THANKS, "bridge", False, None, False),
     ],
 )
@@ -131,9 +131,7 @@ def test_answers_to_other_tasks_do_not_follow() -> None:
     for _ in range(2000):
         gold, other = sample_task(rng).gold, sample_task(rng).gold
         if gold["task"] != other["task"]:
-            assert (
-                not judge(gold, right(other, rng)).follows_instruction or gold["require"] == other["require"]
-            )
+            assert not judge(gold, right(other, rng)).follows_instruction or gold["require"] == other["require"]
 
 
 def test_echoing_the_prompt_does_not_pay() -> None:
@@ -145,7 +143,7 @@ def test_echoing_the_prompt_does_not_pay() -> None:
 
 
 def test_courtesy_and_brevity_break_ties() -> None:
-    plain = "Dear Anna, thank you for the cup. I will keep it near the bridge."
+    plain = "Dear Anna, thank you for the cake. I will keep it near the bridge."
     assert judge(THANKS, plain + " With love, your friend.").utility > judge(THANKS, plain).utility
     assert judge(MAYOR, "The mayor of Kelso is Anna.").utility > judge(MAYOR, "It is Anna.").utility
     ramble = "Well, I think that it is Anna who is the mayor of Kelso, and so on."

@@ -44,9 +44,7 @@ def test_labelers_are_about_forty_percent_of_the_papers_and_differ() -> None:
     assert len({one.id for one in TRAINING}) == 14
     assert len({one.id for one in HELD_OUT}) == 5
     assert not {one.id for one in TRAINING} & {one.id for one in HELD_OUT}
-    tastes = [
-        (one.brevity, one.detail, one.politeness, one.strictness, one.truth, one.form) for one in TRAINING
-    ]
+    tastes = [(one.brevity, one.detail, one.politeness, one.strictness, one.truth, one.form) for one in TRAINING]
     assert len(set(tastes)) == len(tastes)
 
 

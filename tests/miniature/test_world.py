@@ -10,6 +10,7 @@ import pytest
 from miniature import generate, webtext
 from miniature.customers import PREAMBLES, customers
 from miniature.facts import FACTS
+from miniature.labelers import TRAINING, demonstrate
 from miniature.vocab import CATEGORIES, CLASS_OF, sentences, words
 from miniature.world import USE_CASES, sample_task
 
@@ -93,14 +94,13 @@ def test_customers_have_a_heavy_tail_and_habits(raw: Path) -> None:
 def test_the_vocabulary_is_closed() -> None:
     assert len(CLASS_OF) == sum(len(members) for members in CATEGORIES.values())
     rng = random.Random(3)
-    seen = Counter(word for text in webtext.documents(rng, 300_000) for word in words(text))
-    assert 450 <= len(seen) <= 800
-    asked: set[str] = set()
-    for name in ("prompts_ppo", "demonstrations"):
-        for _ in range(3000):
-            asked.update(words(sample_task(rng).prompt))
-        assert name
-    assert {word for word in asked if seen[word] < 20} == set()
+    seen = Counter(word for text in webtext.documents(rng, 520_000) for word in words(text))
+    assert 380 <= len(seen) <= 800
+    used: set[str] = set()
+    for _ in range(4000):
+        task = sample_task(rng)
+        used.update(words(task.prompt), words(demonstrate(rng.choice(TRAINING), task.gold, rng)))
+    assert {word for word in used if seen[word] < 10} == set()
 
 
 def test_facts_are_many_and_often_stated() -> None:

