@@ -314,29 +314,33 @@ class Stages:
                 print(f"{directory} holds another or an interrupted run: moved to {earlier}")
             number += 1
 
-    def run(self, until: str = "ppo", size: Size = FULL) -> None:
-        """SFT, reward model, PPO-ptx, in order."""
-        data, set_data = self.work / "data", "--data.init_args."
-        sft = self.fit(
+    def sft(self) -> Path:
+        """Supervised fine-tuning of the model."""
+        return self.fit(
             "sft", "--model.init_args.model", str(self.model),
-            f"{set_data}train", str(data / "demonstrations.train.jsonl"),
-            f"{set_data}valid", str(data / "demonstrations.valid.jsonl"),
+            "--data.init_args.train", str(self.work / "data/demonstrations.train.jsonl"),
+            "--data.init_args.valid", str(self.work / "data/demonstrations.valid.jsonl"),
         )  # fmt: skip
-        if until == "sft":
-            return
-        rm = self.fit(
-            "rm", "--model.init_args.model", str(sft),
-            f"{set_data}train", str(data / "comparisons.train.jsonl"), f"{set_data}valid", "null",
-            f"{set_data}demonstrations", str(data / "demonstrations.valid.jsonl"),
+
+    def rm(self) -> Path:
+        """The reward model, from the SFT model, on the rankings of all sources together."""
+        return self.fit(
+            "rm", "--model.init_args.model", str(self.work / "sft/export"),
+            "--data.init_args.train", str(self.work / "data/comparisons.train.jsonl"),
+            "--data.init_args.valid", "null",
+            "--data.init_args.demonstrations", str(self.work / "data/demonstrations.valid.jsonl"),
         )  # fmt: skip
-        if until == "rm":
-            return
-        self.fit(
-            "ppo", "--model.init_args.policy", str(sft), "--model.init_args.reward_model", str(rm),
+
+    def ppo(self, episodes: int) -> Path:
+        """PPO-ptx of the SFT model against the reward model."""
+        return self.fit(
+            "ppo", "--model.init_args.policy", str(self.work / "sft/export"),
+            "--model.init_args.reward_model", str(self.work / "rm/export"),
             "--model.init_args.ppo.seed", str(self.seed), "--model.init_args.ppo.max_new_tokens", str(MAX_NEW_TOKENS),
             "--model.init_args.ppo.minibatch_size", "8", "--model.init_args.ppo.micro_batch_size", "8",
-            f"{set_data}batch_size", "16", f"{set_data}num_episodes", str(size.episodes),
-            f"{set_data}train", str(data / "prompts.train.jsonl"), f"{set_data}text", str(data / "text.jsonl"),
+            "--data.init_args.batch_size", "16", "--data.init_args.num_episodes", str(episodes),
+            "--data.init_args.train", str(self.work / "data/prompts.train.jsonl"),
+            "--data.init_args.text", str(self.work / "data/text.jsonl"),
         )  # fmt: skip
 
 
@@ -452,36 +456,62 @@ def measure_policy(export: Path, start: Path, scorer: Any, data: Path, seed: int
     }
 
 
-def measure(work: Path, seed: int, precision: str) -> Row:
-    """All figures of the trained models, in the precision of the training; each part is kept in ``work``."""
-    import numpy as np
-    import torch
+class Figures:
+    """The figures of the trained models, in the precision of the training; each part is kept beside its model."""
 
-    from lit_instructgpt.evaluate import bootstrap_ci
-    from lit_instructgpt.rewards import ModelReward
+    def __init__(self, work: Path, seed: int, precision: str) -> None:
+        self.work, self.seed, self.precision = work, seed, precision
+        self._scorer: Any = None
 
-    data, rm, sft, ppo = work / "data", work / "rm", work / "sft/export", work / "ppo/export"
-    rankings = [data / f"comparisons.{split}.jsonl" for split in ("train", "valid")]
-    prompts = [data / "prompts.valid.jsonl"]
-    scorer = ModelReward(str(rm / "export"), max_response_tokens=256, batch_size=16)
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-        reward_model = kept(rm / "figures.json", rankings, lambda: measure_reward_model(scorer, data))
-        before = kept(rm / "figures_sft.json", prompts, lambda: measure_policy(sft, sft, scorer, data, seed))
-        after = kept(work / "ppo/figures.json", prompts, lambda: measure_policy(ppo, sft, scorer, data, seed))
-    gain = np.array(after.pop("per_prompt_scores")) - np.array(before.pop("per_prompt_scores"))
-    gained = {"mean": round(float(gain.mean()), 4), "ci95": _rounded(bootstrap_ci(gain))}
-    return {"reward_model": reward_model, "ppo": {"before": before, "after": after, "score_gain": gained}}
+    def scorer(self) -> Any:
+        """The reward model; loaded once."""
+        from lit_instructgpt.rewards import ModelReward
 
+        if self._scorer is None:
+            self._scorer = ModelReward(str(self.work / "rm/export"), max_response_tokens=256, batch_size=16)
+        return self._scorer
 
-def kept(path: Path, inputs: Sequence[Path], compute: Callable[[], Row]) -> Row:
-    """A part of the figures: from its file, beside its model, if it was computed from the same data before."""
-    from lit_instructgpt.callbacks.export import file_hash
+    def reward_model(self) -> Row:
+        """Accuracies per source."""
+        data = self.work / "data"
+        rankings = [data / f"comparisons.{split}.jsonl" for split in ("train", "valid")]
+        return self._kept(self.work / "rm/figures.json", rankings, lambda: measure_reward_model(self.scorer(), data))
 
-    hashes = [file_hash(str(file)) for file in inputs]
-    if not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["inputs"] != hashes:
-        path.write_text(json.dumps({"inputs": hashes, "figures": compute()}), encoding="utf-8")
-    figures: Row = json.loads(path.read_text(encoding="utf-8"))["figures"]
-    return figures
+    def ppo(self) -> Row:
+        """The policy before and after PPO, on the same prompts with the same random numbers."""
+        import numpy as np
+
+        from lit_instructgpt.evaluate import bootstrap_ci
+
+        before, after = (
+            self._policy(self.work / file, self.work / stage / "export")
+            for stage, file in (("sft", "rm/figures_sft.json"), ("ppo", "ppo/figures.json"))
+        )
+        gain = np.array(after.pop("per_prompt_scores")) - np.array(before.pop("per_prompt_scores"))
+        gained = {"mean": round(float(gain.mean()), 4), "ci95": _rounded(bootstrap_ci(gain))}
+        return {"before": before, "after": after, "score_gain": gained}
+
+    def _policy(self, file: Path, export: Path) -> Row:
+        data, start = self.work / "data", self.work / "sft/export"
+        return self._kept(
+            file, [data / "prompts.valid.jsonl"], lambda: measure_policy(export, start, self.scorer(), data, self.seed)
+        )
+
+    def _kept(self, path: Path, inputs: Sequence[Path], compute: Callable[[], Row]) -> Row:
+        """From its file, if it was computed from the same data before."""
+        import torch
+
+        from lit_instructgpt.callbacks.export import file_hash
+
+        hashes = [file_hash(str(file)) for file in inputs]
+        if not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["inputs"] != hashes:
+            start = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-mixed"):
+                figures = compute()
+            figures["seconds"] = round(time.perf_counter() - start, 1)
+            path.write_text(json.dumps({"inputs": hashes, "figures": figures}), encoding="utf-8")
+        stored: Row = json.loads(path.read_text(encoding="utf-8"))["figures"]
+        return stored
 
 
 def versions() -> Row:
@@ -516,19 +546,26 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--precision", default="bf16-mixed", help="trainer.precision; 32-true where the CPU has no bf16"
     )
-    parser.add_argument("--until", choices=("sft", "rm", "ppo", "figures"), default="figures", help="stop behind it")
+    parser.add_argument("--until", choices=("sft", "rm", "end"), default="end", help="stop behind it")
     args = parser.parse_args(argv)
     if not (args.model / "config.json").is_file():
         raise SystemExit(f"real_data: no model in {args.model}: run make smollm2 first, or give --model DIR")
     size = SMALL if args.small else FULL
     selection = select(args.data, args.work / "data", size, args.seed)
     stages = Stages(args.work, args.model, args.seed, args.precision)
-    stages.run(args.until, size)
-    if args.until != "figures":
+    figures = Figures(args.work, args.seed, args.precision)
+    stages.sft()
+    if args.until == "sft":
         return
-    start = time.perf_counter()
-    figures = measure(args.work, args.seed, args.precision)
-    stages.seconds["figures"] = round(time.perf_counter() - start, 1)
+    stages.rm()
+    if args.until == "rm":
+        return
+    reward_model = figures.reward_model()
+    stages.seconds["rm_figures"] = reward_model.pop("seconds")
+    show(reward_model)
+    stages.ppo(size.episodes)
+    ppo = figures.ppo()
+    stages.seconds["ppo_figures"] = round(ppo["before"].pop("seconds") + ppo["after"].pop("seconds"), 1)
     shown = f"python benchmarks/real_data.py --data {os.path.relpath(args.data)}{' --small' if args.small else ''}"
     origin = args.model / "smollm2_origin.json"
     report = {
@@ -541,21 +578,24 @@ def main(argv: list[str] | None = None) -> None:
         "load_average": round(os.getloadavg()[1], 1),
         "precision": f"{args.precision}, in training and in these figures",
         "notes": NOTES,
-        "sources_with_rm_above_both": [s for s, row in figures["reward_model"].items() if row["rm_above_both"]],
-        **figures,
+        "sources_with_rm_above_both": [s for s, row in reward_model.items() if row["rm_above_both"]],
+        "reward_model": reward_model,
+        "ppo": ppo,
         "selection": selection,
         "stages": stages.commands,
         "seconds": {**stages.seconds, "total": round(sum(stages.seconds.values()), 1)},
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for source, row in figures["reward_model"].items():
+    print(f"PPO: score {ppo['before']['score']} -> {ppo['after']['score']}; written to {args.out}")
+
+
+def show(reward_model: Row) -> None:
+    """Print the accuracies."""
+    for source, row in reward_model.items():
         print(f"{source:>20}: RM {row['rm']['accuracy']:.3f} {row['rm']['ci95']}, "
               f"length {row['length_baseline']['accuracy']:.3f}, "
-              f"bag of words {row['bag_of_words_baseline']['accuracy']:.3f}, {row['num_pairs']} pairs")  # fmt: skip
-    print(
-        f"PPO: score {figures['ppo']['before']['score']} -> {figures['ppo']['after']['score']}; written to {args.out}"
-    )
+              f"bag of words {row['bag_of_words_baseline']['accuracy']:.3f}, {row['num_pairs']} pairs", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def chat(
             answer = sample_texts(policy, tokenizer, prompt_format, batch, sampling, turn)[0][0]
         console.print(answer, markup=False, highlight=False)
         if scorer is not None:
-            console.print(f"[dim]score {scorer([line], [answer])[0]:.3f}[/dim]")
+            console.print(f"[dim]score {scorer([prompt], [answer])[0]:.3f}[/dim]")
         messages = (
             [*messages, {"role": "assistant", "content": answer}] if prompt_format.chat_template else []
         )

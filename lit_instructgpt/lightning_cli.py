@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from jsonargparse import Namespace
+from pathlib import Path
+from typing import Any
+
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 
 # Imported so that short class names (--model SFT) are known.
 from lit_instructgpt.callbacks import RunDirectory
+from lit_instructgpt.callbacks.run_directory import occupied
 from lit_instructgpt.datamodules import ComparisonDataModule, DemoDataModule, PromptDataModule  # noqa: F401
 from lit_instructgpt.modules import SFT, PPOModule, RankingRM  # noqa: F401
 
@@ -49,14 +54,34 @@ class InstructCLI(LightningCLI):
             help="everything of this run goes here: config.yaml, logs, checkpoints/, export/",
         )
 
-    def before_instantiate_classes(self) -> None:
-        """Points logger and checkpoints to the run directory."""
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Points logger and checkpoints to the run directory; the saved config names it in ``run_dir`` alone.
+
+        Only ``fit`` logs: the other verbs print, and leave a run's directory as it is.
+        """
         config = self.config[self.subcommand]
         if config.trainer.logger is None or config.trainer.logger is True:
-            config.trainer.logger = Namespace(  # type: ignore[no-untyped-call]
-                class_path="lightning.pytorch.loggers.TensorBoardLogger",
-                init_args=Namespace(  # type: ignore[no-untyped-call]
-                    save_dir=config.run_dir, name="", version=""
-                ),
-            )
-        config.trainer.default_root_dir = config.run_dir
+            fitting = self.subcommand == "fit"
+            kwargs["logger"] = fitting and TensorBoardLogger(config.run_dir, name="", version="")
+        return super().instantiate_trainer(default_root_dir=config.run_dir, **kwargs)
+
+    def before_fit(self) -> None:
+        """Refuses an occupied run directory before the logger writes to it.
+
+        Raises:
+            FileExistsError: another run is in it.
+            FileNotFoundError: that run is to be resumed, but left no checkpoint.
+        """
+        config = self.config["fit"]
+        if not Path(config.run_dir, "config.yaml").exists():
+            return
+        if config.ckpt_path is None:
+            raise FileExistsError(occupied(config.run_dir))
+        if config.ckpt_path == "last":
+            savers = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+            folders = [Path(c.dirpath or Path(config.run_dir, "checkpoints")) for c in savers]
+            if not any(any(folder.glob("last*.ckpt")) for folder in folders):
+                raise FileNotFoundError(
+                    f"{config.run_dir} has no last checkpoint to resume from: name one with --ckpt_path FILE, or "
+                    "start anew in another --run_dir with a ModelCheckpoint of save_last: true"
+                )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -18,9 +18,7 @@ def default_optimizer(params: Any) -> Optimizer:
     return torch.optim.AdamW(params, lr=1e-5, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
 
 
-def cosine_to_fraction(
-    optimizer: Optimizer, num_steps: int, final_fraction: float, num_warmup: int = 0
-) -> LambdaLR:
+def cosine_to_fraction(optimizer: Optimizer, num_steps: int, final_fraction: float, num_warmup: int = 0) -> LambdaLR:
     """Cosine from the peak to ``final_fraction`` of it over ``num_steps``, after a linear warm-up.
 
     The paper: to 10 % of the peak, without warm-up (Appendix C.1, C.2).
@@ -40,22 +38,27 @@ def warmup_from_tenth(iteration: int, num_warmup: int) -> float:
     return min(0.1 + 0.9 * iteration / num_warmup, 1.0) if num_warmup else 1.0
 
 
-def keep_embeddings_32bit(model: nn.Module) -> None:
-    """Tells bitsandbytes' 8-bit optimizers to keep 32-bit state for embeddings and heads.
+def build_optimizer(make: Callable[[Any], Optimizer], parameters: Any, *models: nn.Module) -> Optimizer:
+    """The optimizer of a stage; bitsandbytes' keep 32-bit state for the embeddings of ``models``.
 
-    Without effect on other optimizers. Small tensors (norms) stay in 32 bits by bitsandbytes' own rule.
+    8-bit state is unstable there (bitsandbytes#11). Small tensors, the norms among them, stay in 32 bits by
+    bitsandbytes' own rule.
+
+    Args:
+        make: parameters or parameter groups -> optimizer.
+        parameters: what it is given.
+        models: whose embeddings to except.
     """
-    import bitsandbytes as bnb
+    optimizer = make(parameters)
+    if type(optimizer).__module__.startswith("bitsandbytes"):
+        import bitsandbytes as bnb
 
-    manager = bnb.optim.GlobalOptimManager.get_instance()
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            manager.register_module_override(module, "weight", {"optim_bits": 32})
-
-
-def is_bitsandbytes(optimizer: Optimizer) -> bool:
-    """Whether the optimizer comes from bitsandbytes."""
-    return type(optimizer).__module__.startswith("bitsandbytes")
+        manager = bnb.optim.GlobalOptimManager.get_instance()
+        for model in models:
+            for module in model.modules():
+                if isinstance(module, nn.Embedding):
+                    manager.register_module_override(module, "weight", {"optim_bits": 32})
+    return optimizer
 
 
 def check_trainer(trainer: Trainer, where: str) -> None:
@@ -87,9 +90,7 @@ def sum_over_ranks(module: LightningModule, x: Tensor) -> Tensor:
     return gathered.sum(0)
 
 
-def clip_and_step(
-    module: LightningModule, parameters: Iterable[nn.Parameter], max_grad_norm: float | None
-) -> Tensor:
+def clip_and_step(module: LightningModule, parameters: Iterable[nn.Parameter], max_grad_norm: float | None) -> Tensor:
     """Clips by global norm if asked, checks that it is finite, takes the step and clears the gradients.
 
     Returns:

@@ -123,7 +123,7 @@ REINFORCED: list[list[Panel]] = [
     ],
     [
         ("Response length", "tokens", "", "response/length", "val/response/length"),
-        ("Entropy of the policy", "nats per token", "", "objective/entropy", "val/objective/entropy"),
+        ("Entropy of the policy", "nats per response", "", "objective/entropy", "val/objective/entropy"),
     ],
     [
         ("Policy loss", "loss", "", "loss/policy", ""),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_instructgpt.batch import pad
-from lit_instructgpt.formatting import PromptFormat, read_format
+from lit_instructgpt.formatting import Messages, PromptFormat, read_format
 from lit_instructgpt.generation import inference_mode
 from lit_instructgpt.models import ScalarModel, load_tokenizer
 
@@ -48,13 +48,18 @@ class ModelReward:
         self.format = format or read_format(model) or PromptFormat()
         self.max_response_tokens, self.batch_size, self.device = max_response_tokens, batch_size, device
 
-    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    def __call__(self, prompts: Sequence[str | Messages], responses: Sequence[str]) -> list[float]:
         """Scores of the formatted prompt and response, EOS appended."""
-        sequences = [
-            self.format.prompt_ids(prompt, self.tokenizer)
-            + self.format.response_ids(response, self.tokenizer, self.max_response_tokens)
-            for prompt, response in zip(prompts, responses, strict=True)
-        ]
+        context = getattr(self.model.model.config, "max_position_embeddings", None) or 10**9
+        sequences = []
+        for prompt, response in zip(prompts, responses, strict=True):
+            tokens = self.format.prompt_ids(prompt, self.tokenizer)
+            limit = min(self.max_response_tokens, context - len(tokens))
+            if limit < 1:
+                raise ValueError(
+                    f"a prompt of {len(tokens)} tokens leaves no room in the reward model's context of {context}"
+                )
+            sequences.append(tokens + self.format.response_ids(response, self.tokenizer, limit))
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         scores = [0.0] * len(sequences)
         for start in range(0, len(order), self.batch_size):

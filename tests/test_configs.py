@@ -171,7 +171,7 @@ def test_every_paper_value_has_its_source() -> None:
     for path in CONFIGS.glob("paper/*.yaml"):
         for line in path.read_text().splitlines():
             key, _, value = line.partition(":")
-            if value.split("#")[0].strip() not in ("", "null"):
+            if not key.startswith("#") and value.split("#")[0].strip() not in ("", "null"):
                 comment = line.partition("#")[2].strip()
                 assert comment.startswith(("guess:", "C", "3.5")), f"{path.name}: {key.strip()}"
 
@@ -188,7 +188,7 @@ def test_tool_config(path: Path) -> None:
 
 @pytest.mark.slow
 def test_example_stages_in_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`fit` with sft.yaml, rm.yaml and ppo.yaml as they are, then predict, evaluate and chat."""
+    """`fit` with sft.yaml, rm.yaml and ppo.yaml as they are, then `evaluate`."""
     (tmp_path / "configs").symlink_to(CONFIGS)
     (tmp_path / "data").symlink_to(ROOT / "data")
     monkeypatch.chdir(tmp_path)

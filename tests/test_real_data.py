@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import smollm2
-from benchmarks.baselines import BagOfWords, words
+from benchmarks.baselines import BagOfWords, choose_l2, half_step, words
 from benchmarks.real_data import (
     SMALL,
     SYSTEM,
+    Stages,
     accuracies,
     drawn,
     find,
@@ -27,6 +29,7 @@ from benchmarks.real_data import (
 from benchmarks.real_data import (
     main as real_data_main,
 )
+from lit_instructgpt.callbacks.export import file_hash
 
 MODEL = Path("models/smollm2")
 
@@ -51,6 +54,16 @@ def test_bag_of_words_swaps_and_ignores_unknown_and_rare_words():
     assert set(model.vocabulary) == {"yes", "no"}
     assert model.margin("yes", "no") == -model.margin("no", "yes") > 0
     assert model.margin("sir", "never seen") == 0
+
+
+def test_penalty_is_chosen_on_prompts_left_out():
+    # Every penalty ranks "good" first, three times out of four: equal accuracies give the first value.
+    train = [("good", "bad"), ("good", "bad"), ("good", "bad"), ("bad", "good")] * 5
+    groups = [str(i // 4) for i in range(20)]
+    assert choose_l2(train, groups, values=(30.0, 1.0)) == 30.0
+    # One prompt's pairs together are left out, so nothing is known of its words: all values are equal, the first wins.
+    assert choose_l2([("a", "b"), ("a", "b"), ("c", "d"), ("c", "d")], ["p", "p", "q", "q"], values=(3.0, 1.0)) == 3.0
+    assert [half_step(margin) for margin in (2.0, -1.0, 0.0)] == [1, 0, 0.5]
 
 
 def test_dialog_of_one_turn():
@@ -172,6 +185,40 @@ def test_accuracies_count_pairs_and_resample_prompts():
     assert report["nothing"]["accuracy"] == 0.5
     assert report["length"]["rm_minus_this"] == pytest.approx(-1 / 3, abs=1e-4)
     assert report["rm_above_both"] is False
+
+
+def test_stages_are_run_once_and_again_when_the_data_or_an_earlier_stage_changed(monkeypatch, tmp_path):
+    ran = []
+
+    def run(line, check):
+        stage = Path(line[line.index("--run_dir") + 1])
+        ran.append(stage.name)
+        (stage / "export").mkdir(parents=True)
+        (stage / "export/lit_instructgpt.json").write_text(json.dumps({"data": {str(data): file_hash(str(data))}}))
+        return subprocess.CompletedProcess(line, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    data = tmp_path / "data.jsonl"
+    data.write_text("1")
+
+    def stages(seed=0):
+        ran.clear()
+        found = Stages(tmp_path / "work", Path("model"), seed, "32-true")
+        found.sft(), found.rm(), found.ppo(16)
+        return found
+
+    (tmp_path / "work").mkdir()
+    assert list(stages().seconds) == ran == ["sft", "rm", "ppo"]
+    assert list(stages().commands) == ["sft", "rm", "ppo"]
+    assert ran == []
+    data.write_text("2")
+    stages()
+    assert ran == ["sft", "rm", "ppo"]
+    assert (tmp_path / "work/rm.1/export").is_dir()
+    (tmp_path / "work/rm.json").unlink()
+    stages()
+    assert ran == ["rm", "ppo"]
+    assert len(stages(seed=1).seconds) == len(ran) == 3
 
 
 def test_rotary_rows_are_put_back_as_two_halves():

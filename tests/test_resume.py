@@ -67,15 +67,18 @@ def check(
 
     torch.manual_seed(0)
     folder = path / "cut" / "checkpoints"
-    saver = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=every, save_top_k=-1)
+
+    def saver() -> ModelCheckpoint:
+        return ModelCheckpoint(folder, filename="{step}", every_n_train_steps=every, save_top_k=-1)
+
     with pytest.raises(Interrupted):
-        fit(make(), data(), path / "cut", Interrupt(steps), saver, **settings)
+        fit(make(), data(), path / "cut", Interrupt(steps), saver(), **settings)
     (last,) = folder.glob(f"step={steps * every}.ckpt")
 
     torch.manual_seed(12345)  # a new process knows nothing of the old one's random numbers
     torch.randn(17)
     resumed = make()
-    _, found = fit(resumed, data(), path / "cut", ckpt_path=last, **settings)
+    _, found = fit(resumed, data(), path / "cut", saver(), ckpt_path=last, **settings)
     found_state = everything(resumed)
     assert found_state.keys() == expected_state.keys()
     for name, value in expected_state.items():
@@ -174,18 +177,22 @@ def test_the_best_export_survives_a_resume(tiny_dir: Any, tiny_reward_dir: Any, 
             reward_model=tiny_reward_dir("gpt2"), sampling=Sampling(1, max_new_tokens=6, temperature=0),
         )  # fmt: skip
 
-    saver = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1, save_last=False)
+    def callbacks() -> list[Callback]:
+        saver = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+        return [ExportHF(monitor="val/rm_score"), saver]
+
     with pytest.raises(Interrupted):
         fit(
-            make(), demos(tmp_path, valid=valid), tmp_path / "run", ExportHF(monitor="val/rm_score"), Interrupt(3), saver,
-            max_epochs=5,
+            make(), demos(tmp_path, valid=valid), tmp_path / "run", Interrupt(3), *callbacks(), max_epochs=5
         )  # fmt: skip
     sidecar = tmp_path / "run" / "export" / "lit_instructgpt.json"
     before = sidecar.read_text()
-    export = ExportHF(monitor="val/rm_score")
+    export, saver = callbacks()
     _, record = fit(
-        make(), demos(tmp_path, valid=valid), tmp_path / "run", export, max_epochs=5, ckpt_path=folder / "step=3.ckpt"
-    )
+        make(), demos(tmp_path, valid=valid), tmp_path / "run", export, saver,
+        max_epochs=5, ckpt_path=folder / "step=3.ckpt",
+    )  # fmt: skip
+    assert isinstance(export, ExportHF)
     assert export.best is not None
     assert max(validated["val/rm_score"] for validated in record.validated) < export.best
     assert sidecar.read_text() == before

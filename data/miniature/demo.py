@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
 from miniature.generate import write
 from miniature.rank import compare
@@ -26,6 +26,15 @@ PLACE = "runs/miniature"
 Row = dict[str, Any]
 
 
+class Job(NamedTuple):
+    """A running command."""
+
+    stage: str
+    process: subprocess.Popen[bytes]
+    begin: float
+    log: TextIO | None
+
+
 class Demo:
     """One run: its directory, its seed and the seconds of its stages."""
 
@@ -33,29 +42,45 @@ class Demo:
         self.out, self.seed = out, seed
         self.seconds: dict[str, float] = {}
 
-    def command(self, stage: str, *args: str, module: str = "lit_instructgpt") -> None:
-        """Run a command as its own process and time it.
+    def start(self, stage: str, args: list[str], module: str = "lit_instructgpt", beside: bool = False) -> Job:
+        """Start a command as a process of its own; `beside` another it has one thread and writes to a log file."""
+        line = [sys.executable, "-m", module, *args]
+        print(f"\n== {stage}: {' '.join(['lit-instructgpt', *args] if module == 'lit_instructgpt' else line[1:])}", flush=True)
+        environment = {**os.environ, "PYTHONPATH": "data"}
+        log = None
+        if beside:
+            environment["OMP_NUM_THREADS"] = "1"
+            log = open(self.out / f"{stage}.log", "w", encoding="utf-8")  # noqa: SIM115
+            print(f"   (its output: {log.name})", flush=True)
+        process = subprocess.Popen(line, env=environment, stdout=log, stderr=subprocess.STDOUT if log else None)
+        return Job(stage, process, time.perf_counter(), log)
+
+    def finish(self, job: Job) -> None:
+        """Wait for a command and note its seconds.
 
         Raises:
-            SystemExit: it failed; its own message is on the screen.
+            SystemExit: it failed; its own message is on the screen or in its log.
         """
-        line = [sys.executable, "-m", module, *args]
-        print(
-            f"\n== {stage}: {' '.join(['lit-instructgpt', *args] if module == 'lit_instructgpt' else line[1:])}",
-            flush=True,
-        )
-        start = time.perf_counter()
-        done = subprocess.run(line, env={**os.environ, "PYTHONPATH": "data"}, check=False)
-        self.seconds[stage] = round(time.perf_counter() - start, 2)
-        if done.returncode:
-            raise SystemExit(f"{stage} ended with exit code {done.returncode}")
+        code = job.process.wait()
+        self.seconds[job.stage] = round(time.perf_counter() - job.begin, 2)
+        if job.log is not None:
+            job.log.close()
+        if code:
+            where = f"; see {job.log.name}" if job.log is not None else ""
+            raise SystemExit(f"{job.stage} ended with exit code {code}{where}")
+
+    def command(self, stage: str, *args: str, module: str = "lit_instructgpt") -> None:
+        """Run a command and wait for it."""
+        self.finish(self.start(stage, list(args), module))
+
+    def fit_args(self, stage: str, *configs: str) -> list[str]:
+        """Arguments that train a stage from its configs into its own run directory."""
+        files = [arg for name in configs for arg in ("--config", str(self.config(name)))]
+        return ["fit", *files, "--run_dir", str(self.out / stage), "--seed_everything", str(self.seed)]
 
     def fit(self, stage: str, *configs: str) -> None:
-        """Train a stage from its configs into its own run directory."""
-        files = [arg for name in configs for arg in ("--config", str(self.config(name)))]
-        self.command(
-            stage, "fit", *files, "--run_dir", str(self.out / stage), "--seed_everything", str(self.seed)
-        )
+        """Train a stage."""
+        self.command(stage, *self.fit_args(stage, *configs))
 
     def config(self, name: str) -> Path:
         """The shipped config with this run's directory and seed in it, kept with the run."""
@@ -80,8 +105,12 @@ class Demo:
         for split in ("train", "valid"):
             os.replace(f"{out}/collected/raw/text.{split}.jsonl", f"{out}/data/text.{split}.jsonl")
         self.fit("base", "base")
-        self.fit("sft", "sft")
-        self.fit("init", "sft", "init")
+        jobs = [
+            self.start(stage, self.fit_args(stage, *configs), beside=True)
+            for stage, configs in (("sft", ("sft",)), ("init", ("sft", "init")))
+        ]
+        for job in jobs:
+            self.finish(job)
         self.command("predict", "predict", "--config", str(self.config("predict")), "--seed_everything", str(self.seed),
                      "--run_dir", f"{out}/predict")  # fmt: skip
         agreement = self.rank()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from miniature.demo import PLACE, main
 
-FINDINGS = {
+FINDINGS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "PPO-ptx is preferred to SFT (95 % CI above 0.5)": lambda r: r["models"]["ppo_ptx"]["ci95"][0] > 0.5,
     "PPO-ptx hallucinates less than SFT": lambda r: _less(r, "hallucination"),
     "PPO-ptx follows instructions more often": lambda r: _less(r, "follows_instruction", -1),

@@ -85,6 +85,9 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "diet": ("What does the {} like to eat?", "What food does the {} eat?"),
 }
 
+OPENERS = ("", "", "", "Tell me: ", "I want to know: ", "Please say: ")
+PURPOSES = ("", "", " for a story", " for our page", " for a guest", " for my friend")
+
 
 def open_question(rng: random.Random) -> Task:
     """Open QA: a fact of the world."""
@@ -92,7 +95,7 @@ def open_question(rng: random.Random) -> Task:
     subject = rng.choice(list(FACTS[relation]))
     value = FACTS[relation][subject]
     slots = {SUBJECT_OF[relation]: subject, VALUE_OF[relation]: value}
-    ask = rng.choice(QUESTIONS[relation]).format(subject)
+    ask = rng.choice(OPENERS) + rng.choice(QUESTIONS[relation]).format(subject)
     said, constraint = constrain(rng, ["sentences"], 0.1)
     if constraint is not None:
         said, constraint = " Use one sentence.", {"type": "sentences", "n": 1}
@@ -105,7 +108,7 @@ def brainstorm(rng: random.Random) -> Task:
     category = rng.choice(list(PLURALS))
     n = rng.choice([2, 3, 4])
     plural, number = PLURALS[category], NUMBER_WORDS[n]
-    ask = rng.choice([f"List exactly {number} {plural}.", f"Name {number} {plural}.", f"Give me {number} {plural}."])
+    ask = rng.choice(("List exactly", "Name", "Give me")) + f" {number} {plural}{rng.choice(PURPOSES)}."
     constraint: dict[str, Any] = {"type": "count", "n": n}
     if rng.random() < 0.25:
         constraint["avoid"] = pick(rng, category)
@@ -192,26 +195,21 @@ def review(rng: random.Random) -> Task:
 
 def repeat(rng: random.Random) -> Task:
     """Other: repeat a word."""
-    food, n = pick(rng, "food"), rng.choice([2, 3, 4])
-    ask = rng.choice([f"Say the word {food} {NUMBER_WORDS[n]} times.", f"Repeat {food} {NUMBER_WORDS[n]} times."])
-    slots = {"food": food, "repeats": ", ".join([food] * n)}
-    gold = spec(
-        "repeat",
-        "other",
-        slots,
-        [food],
-        scope=["food"],
-        constraint={"type": "repeat", "n": n, "word": food},
-    )
-    return Task(ask, gold)
+    scope = ["food", "animal", "town"]
+    word, n = pick(rng, rng.choice(scope)), rng.choice([2, 3, 4])
+    ask = rng.choice(("Say the word", "Repeat", "Say")) + f" {word} {NUMBER_WORDS[n]} times."
+    slots = {"word": word, "repeats": ", ".join([word] * n)}
+    constraint = {"type": "repeat", "n": n, "word": word}
+    return Task(ask, spec("repeat", "other", slots, [word], scope=scope, constraint=constraint))
 
 
 def bye(rng: random.Random) -> Task:
     """Other: take leave of somebody."""
     slots = {"person": pick(rng, "person")}
-    ask = rng.choice(["Say goodbye to {person}.", "What do I say to {person} when I go?"]).format(**slots)
+    ask = rng.choice(("Say goodbye to {person}", "Write goodbye to {person}", "Say goodbye to my friend {person}"))
+    when = rng.choice(("", " on " + pick(rng, "day"), " in " + pick(rng, "town")))
     gold = spec("bye", "other", slots, [*slots.values(), "Goodbye|goodbye"], scope=["person"], courteous=True)
-    return Task(ask, gold)
+    return Task(ask.format(**slots) + when + ".", gold)
 
 
 def closed_question(rng: random.Random) -> Task:

@@ -54,7 +54,7 @@ ANSWERS: dict[str, Parts] = {
         "two": ("Dear {person}, thank you for the {food}. I like it very much.",),
         "closing": ("With love, your friend.", "Best wishes to you."),
         "use": ("I will keep it near the {scene}.",),
-        "terse": ("Thank you.", "Good {food}."),
+        "terse": ("Thank you.", "The {food} is good."),
         "ramble": ("Well, dear {person}, I want to say that I got the {food}, and I want to thank you, and so on.",),
         "vague": ("It was nice.", "I do not know what to say."),
     },
@@ -65,14 +65,14 @@ ANSWERS: dict[str, Parts] = {
         "use": ("We will meet near the {scene}.",),
         "terse": ("Come on {day}.", "Come to {town}."),
         "ramble": ("Well, dear {person}, I want to ask if you can come to {town}, and it is on {day}, and so on.",),
-        "vague": ("It will be nice.", "I do not know what to say."),
+        "vague": ("It is nice.", "I do not know what to say."),
     },
     "ad": {
         "one": ("Come to the {name} and try the best {food} in town!", "The {name} has the best {food} in town."),
         "two": ("Come to the {name} today! You will love our {food}.",),
         "extra": ("We are happy to see you.", "It is a good place for all."),
         "use": ("You can find us near the {scene}.",),
-        "terse": ("Good {food}.", "Come to the {name}."),
+        "terse": ("The {food} is good.", "Come to the {name}."),
         "ramble": ("Well, if you want {food}, and I think you do, then you can come to the {name}, and so on.",),
         "vague": ("It is a nice place.", "I do not know it."),
     },
@@ -116,14 +116,14 @@ ANSWERS: dict[str, Parts] = {
         "extra": ("I hope that helps.",),
         "terse": ("It is the {place}.",),
         "ramble": ("Well, I think that it is the {place} that the {animal} lives in, and so on.",),
-        "vague": ("I do not know.", "It is a nice animal."),
+        "vague": ("I do not know.", "It is a nice {animal}."),
     },
     "diet": {
         "one": ("The {animal} likes to eat {food}.",),
         "extra": ("I hope that helps.",),
         "terse": ("It is {food}.",),
         "ramble": ("Well, I think that it is {food} that the {animal} likes to eat, and so on.",),
-        "vague": ("I do not know.", "It is a nice animal."),
+        "vague": ("I do not know.", "It is a nice {animal}."),
     },
     "list": {
         "one": ("Here are {num} {plural}: {list}.", "You could try these {plural}: {list}."),
@@ -136,7 +136,7 @@ ANSWERS: dict[str, Parts] = {
         "two": ("I am sorry to hear that, {person}. I hope your {animal} gets well soon.",),
         "closing": ("Please take care.",),
         "terse": ("That is bad.",),
-        "ramble": ("Well, {person}, these things go on and on, and I am sorry that your {animal} is ill, and so on.",),
+        "ramble": ("Well, {person}, I think that I am sorry to hear that your {animal} is ill, and so on.",),
         "vague": ("I do not know what to say.",),
     },
     "glad": {
@@ -160,7 +160,7 @@ ANSWERS: dict[str, Parts] = {
         "closing": ("Thank you.",),
         "terse": ("Please {order} me the {food}.",),
         "ramble": ("Well, {person}, I want to ask if you could please {order} me the {food}, and so on.",),
-        "vague": ("I do not know how to say it.",),
+        "vague": ("I do not know what to say.",),
     },
     "past": {
         "one": ("Yesterday {person} {past} {food} in {town}.",),
@@ -213,7 +213,7 @@ ANSWERS: dict[str, Parts] = {
     },
     "repeat": {
         "one": ("Here you are: {repeats}.", "Here it is: {repeats}."),
-        "terse": ("The word is {food}.",),
+        "terse": ("It is a word.",),
         "ramble": ("Well, you want me to say it, and I think that it is: {repeats}.",),
         "vague": ("I do not know.",),
     },
@@ -240,7 +240,7 @@ def _expansions(template: str) -> list[str]:
         "past": [past for _, past in VERBS],
         "plural": list(PLURALS.values()),
         "list": [join(CATEGORIES[c][:3]) for c in LIST_CATEGORIES],
-        "repeats": [", ".join(CATEGORIES["food"][:1] * 3)],
+        "repeats": [", ".join(CATEGORIES[c][:1] * 3) for c in ("food", "animal", "town")],
     }
     choices |= {category: [members[0]] for category, members in CATEGORIES.items()}
     for slot, options in choices.items():

@@ -62,9 +62,9 @@ class ExportHF(Callback):
         self._export(trainer, pl_module, self.dirname if self.monitor is None else f"{self.dirname}_last")
 
     def _export(self, trainer: Trainer, module: Any, dirname: str) -> None:
+        run = Path(trainer.log_dir or trainer.default_root_dir)  # a broadcast: on every rank
         if not trainer.is_global_zero:
             return
-        run = Path(trainer.log_dir or trainer.default_root_dir)
         target, new = run / dirname, run / f"{dirname}.new"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)

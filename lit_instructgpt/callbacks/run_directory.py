@@ -20,17 +20,21 @@ class RunDirectory(SaveConfigCallback):
         if self.already_saved or stage not in ("fit", None):
             return
         directory = Path(trainer.log_dir or trainer.default_root_dir)
-        occupied = trainer.strategy.broadcast((directory / "config.yaml").exists())
-        resuming = self.config.get("ckpt_path") is not None
-        if occupied and not resuming:
-            raise FileExistsError(
-                f"{directory} holds another run (config.yaml): choose another --run_dir, or resume that run "
-                "with --ckpt_path last"
-            )
+        exists = trainer.strategy.broadcast((directory / "config.yaml").exists())
+        if exists and self.config.get("ckpt_path") is None:
+            raise FileExistsError(occupied(directory))
         name = "config.yaml"
-        if occupied:
+        if exists:
             name = f"config_resume_{1 + len(list(directory.glob('config_resume_*.yaml')))}.yaml"
         if trainer.is_global_zero:
             directory.mkdir(parents=True, exist_ok=True)
             self.parser.save(self.config, str(directory / name), skip_none=False, multifile=False)
         self.already_saved = True
+
+
+def occupied(directory: str | Path) -> str:
+    """What to say of a directory with another run in it."""
+    return (
+        f"{directory} holds another run (config.yaml): choose another --run_dir, or resume that run "
+        "with --ckpt_path last"
+    )

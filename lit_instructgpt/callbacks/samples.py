@@ -29,10 +29,10 @@ class SampleTable(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Writes the first episodes of the iteration."""
+        directory = Path(trainer.log_dir or trainer.default_root_dir)  # a broadcast: on every rank
         rows: list[dict[str, Any]] = getattr(pl_module, "samples", [])[: self.num_samples]
         if not rows or batch_idx % self.every_n_iterations or not trainer.is_global_zero:
             return
-        directory = Path(trainer.log_dir or trainer.default_root_dir)
         with open(directory / "samples.jsonl", "a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps({"iteration": batch_idx, **row}, ensure_ascii=False) + "\n")

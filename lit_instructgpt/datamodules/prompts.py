@@ -112,6 +112,10 @@ class PromptDataModule(LightningDataModule):
             return []
         return sequential_loader(self.valid_items, self.valid_batch_size, self.collator.prompts)
 
+    def test_dataloader(self) -> Any:
+        """The validation data (``lit-instructgpt test`` names another file by ``--data.valid``)."""
+        return self.val_dataloader()
+
     def predict_dataloader(self) -> Any:
         """Batches of ``PromptBatch``."""
         return sequential_loader(self.predict_items, self.valid_batch_size, self.collator.prompts)

@@ -31,6 +31,7 @@ from lit_instructgpt.models import (
 )
 from lit_instructgpt.modules.ppo_config import Metrics, PPOConfig
 from lit_instructgpt.optim import (
+    build_optimizer,
     check_trainer,
     clip_and_step,
     default_optimizer,
@@ -90,7 +91,7 @@ class PPOModule(LightningModule):
         if self.iteration == 0:
             check_first_rollout(self, rollout)
         self.update(rollout, text)
-        kl = self.log_rollout(rollout)
+        kl = float(sum_over_ranks(self, torch.tensor(self.log_rollout(rollout)))) / self.trainer.world_size
         if self.ppo.adaptive_kl is not None:
             self.kl_coef = self.ppo.adaptive_kl.next_coef(self.kl_coef, kl, len(rollout) * self.trainer.world_size)
         self.iteration += 1
@@ -311,7 +312,7 @@ class PPOModule(LightningModule):
             {"params": list(self.policy.parameters())},
             {"params": list(self.value_model.parameters()), "lr": self.ppo.value_lr},
         ]
-        optimizer = self.optimizer(groups)
+        optimizer = build_optimizer(self.optimizer, groups, self.policy, self.value_model)
         num = self.ppo.num_warmup_iterations
         return [optimizer], [LambdaLR(optimizer, [lambda i: warmup_from_tenth(i, num), lambda i: 1.0])]
 
@@ -341,6 +342,10 @@ class PPOModule(LightningModule):
         self.seconds = {}
         stats = {f"val/{name}": value for name, value in self.rollout_stats(rollout).items()}
         self.log_dict(stats, batch_size=len(batch), sync_dist=True)
+
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """As validation."""
+        self.validation_step(batch, batch_idx)
 
     @contextmanager
     def exported_weights(self) -> Iterator[None]:

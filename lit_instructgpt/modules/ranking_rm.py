@@ -16,7 +16,9 @@ from lit_instructgpt.functional import ranking_loss
 from lit_instructgpt.generation import inference_mode
 from lit_instructgpt.metrics import PairAccuracy, PairCalibration
 from lit_instructgpt.models import ScalarModel, load_tokenizer
+from lit_instructgpt.modules.steps import num_optimizer_steps
 from lit_instructgpt.optim import (
+    build_optimizer,
     check_trainer,
     clip_and_step,
     cosine_to_fraction,
@@ -69,8 +71,8 @@ class RankingRM(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer with its cosine schedule."""
-        optimizer = self.optimizer(self.parameters())
-        steps = int(self.trainer.estimated_stepping_batches)
+        optimizer = build_optimizer(self.optimizer, self.parameters(), self)
+        steps = num_optimizer_steps(self.trainer)
         return [optimizer], [cosine_to_fraction(optimizer, steps, self.final_lr_fraction, self.num_warmup_steps)]
 
     def configure_callbacks(self) -> list[Callback]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ from lit_instructgpt.models import (
     next_token_logits,
     quiet_loading,
 )
+from lit_instructgpt.modules.steps import num_optimizer_steps
 from lit_instructgpt.optim import (
+    build_optimizer,
     check_trainer,
     clip_and_step,
     cosine_to_fraction,
@@ -49,6 +53,7 @@ class SFT(LightningModule):
         reward_model: a reward model's directory; logs ``val/rm_score`` of sampled responses, by which the
             paper selected its checkpoint.
         sampling: how responses are sampled, for ``val/rm_score`` and ``predict``.
+        seed: of the dropout.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class SFT(LightningModule):
         max_grad_norm: float | None = None,
         reward_model: str | None = None,
         sampling: Sampling | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
@@ -72,7 +78,7 @@ class SFT(LightningModule):
         self.train_on_prompt, self.final_lr_fraction = train_on_prompt, final_lr_fraction
         self.num_warmup_steps, self.micro_batch_size = num_warmup_steps, micro_batch_size
         self.max_grad_norm, self.reward_model = max_grad_norm, reward_model
-        self.sampling = sampling or Sampling()
+        self.sampling, self.seed = sampling or Sampling(), seed
         self.tokenizer = load_tokenizer(model)
         self.policy: Any = None
 
@@ -85,8 +91,8 @@ class SFT(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer with its cosine schedule."""
-        optimizer = self.optimizer(self.policy.parameters())
-        steps = int(self.trainer.estimated_stepping_batches)
+        optimizer = build_optimizer(self.optimizer, self.policy.parameters(), self.policy)
+        steps = num_optimizer_steps(self.trainer)
         return [optimizer], [cosine_to_fraction(optimizer, steps, self.final_lr_fraction, self.num_warmup_steps)]
 
     def configure_callbacks(self) -> list[Callback]:
@@ -119,16 +125,29 @@ class SFT(LightningModule):
         num_targets = self.targets(batch).sum()
         per_rank = sum_over_ranks(self, num_targets) / self.trainer.world_size
         loss = torch.zeros((), device=self.device)
-        for micro_batch in batch.split(self.micro_batch_size):
-            part = self.nll_sum(micro_batch) / per_rank
-            self.manual_backward(part)
-            loss += part.detach()
+        with self.dropout_numbers():
+            for micro_batch in batch.split(self.micro_batch_size):
+                part = self.nll_sum(micro_batch) / per_rank
+                self.manual_backward(part)
+                loss += part.detach()
         grad_norm = clip_and_step(self, self.policy.parameters(), self.max_grad_norm)
         schedule = self.lr_schedulers()
         assert schedule is not None
         schedule.step()  # type: ignore[union-attr]
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         self.log("train/grad_norm", grad_norm)
+
+    @contextmanager
+    def dropout_numbers(self) -> Iterator[None]:
+        """Random numbers that depend on seed, step and rank alone, so that a resumed run draws the same ones.
+
+        Lightning's checkpoints hold no state of the generators, and would hold that of one rank.
+        """
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            step = self.seed * 1_000_003 + self.global_step
+            torch.manual_seed(step * self.trainer.world_size + self.global_rank)
+            yield
 
     def validation_step(self, batch: DemoBatch, batch_idx: int) -> None:
         """Loss per target token, of demonstrations and of text apart."""
@@ -148,6 +167,11 @@ class SFT(LightningModule):
         assert self.reward_model is not None
         if not hasattr(self, "_scorer"):
             self._scorer = ModelReward(self.reward_model, device=self.device)
+            if self._scorer.tokenizer.get_vocab() != self.tokenizer.get_vocab():
+                raise ValueError(
+                    f"model.reward_model ({self.reward_model}) has another tokenizer than the model being trained: "
+                    "give a reward model that was trained from it"
+                )
         prompts = [
             ids[mask & ~response].tolist()
             for ids, mask, response in zip(batch.input_ids, batch.attention_mask, batch.response_mask, strict=True)

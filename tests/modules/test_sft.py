@@ -377,3 +377,18 @@ def test_pitfall_13_a_gradient_that_is_not_finite_stops_before_the_step(tiny_dir
 def test_dropout_must_be_a_probability(tiny_dir: Any, dropout: float):
     with pytest.raises(ValueError, match=rf"model\.dropout must be at least 0 and below 1, got {dropout}"):
         SFT(tiny_dir("gpt2"), dropout=dropout)
+
+
+def test_every_epoch_has_another_order_and_draws_other_text(tiny_dir: Any, tmp_path: Path):
+    text = write(
+        tmp_path / "text.jsonl", [{"text": f"{word} fox jumps over the dog."} for word in "The A One No".split()]
+    )
+    data = demos(tmp_path, text=text, text_fraction=0.25, text_tokens=10, batch_size=8)
+    _, record = fit(SFT(tiny_dir("gpt2"), optimizer=sgd(0.0)), data, tmp_path, max_epochs=4)
+    data = demos(tmp_path, batch_size=1)
+    _, single = fit(SFT(tiny_dir("gpt2"), optimizer=sgd(0.0)), data, tmp_path, max_epochs=3)
+    drawn = [tuple(sorted(map(tuple, batch.input_ids[batch.is_text].tolist()))) for batch in record.batches]
+    assert len(set(drawn)) > 1
+    orders = [[b.input_ids[0].tolist() for b in single.batches[i : i + 6]] for i in (0, 6, 12)]
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(orders[2])
+    assert orders[0] != orders[1] != orders[2] != orders[0]
