@@ -91,7 +91,7 @@ NOTES = [
     "The settings of SFT, reward model and PPO are those of configs/smollm2; none was tuned on these figures.",
     "How many rankings are taken was settled by the time a CPU needs, after the two baselines, and before any "
     "reward model, had been measured on validation rankings.",
-    "The machine was shared: seconds contain waiting for other processes (load_average, at the end, over its cores).",
+    "Seconds are wall time and contain waiting for whatever else the machine did (load_average, at the end).",
     "Intervals are 95 % bootstrap intervals over prompts: pairs of one prompt are drawn together.",
 ]
 

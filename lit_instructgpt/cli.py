@@ -104,7 +104,7 @@ def run_tool(argv: list[str]) -> Any:
     else:
         from lit_instructgpt.chat import chat as function  # type: ignore[assignment]
     parser = jsonargparse.ArgumentParser(prog=f"lit-instructgpt {argv[0]}", exit_on_error=False)
-    parser.add_function_arguments(function, as_group=False)
+    parser.add_function_arguments(function, as_group=False, skip={"read"})  # how chat is scripted
     parser.add_argument("--config", action="config", help="YAML file with these options")
     from lit_instructgpt.config_check import ConfigError, check_tool, readable
 

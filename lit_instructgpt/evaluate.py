@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -223,9 +225,7 @@ def _reseeded(sampling: Sampling) -> Sampling:
 
 def _judge(samples: Samples, judge: Judge | None, scorer: ModelReward | None) -> list[dict[str, Any]]:
     """Per response: the judge's numbers, the reward model's score, and the utility that decides wins."""
-    rows = (
-        [dict(row) for row in judge(samples.records, samples.texts)] if judge else [{} for _ in samples.texts]
-    )
+    rows = _numbers(judge(samples.records, samples.texts)) if judge else [{} for _ in samples.texts]
     if len(rows) != len(samples.texts):
         raise ValueError(f"the judge returned {len(rows)} judgements for {len(samples.texts)} responses")
     if scorer is not None:
@@ -233,10 +233,30 @@ def _judge(samples: Samples, judge: Judge | None, scorer: ModelReward | None) ->
         for row, score in zip(rows, scorer(prompts, samples.texts), strict=True):
             row["rm_score"] = score
             row.setdefault("utility", score)
-    if rows and "utility" not in rows[0]:
+    if any(row.get("utility") is None for row in rows):
         raise ValueError(
-            "the judge gives no `utility` and there is no reward model: nothing decides which response wins"
+            "the judge gives no `utility` for some response and there is no reward model: nothing decides which "
+            "response wins"
         )
+    return rows
+
+
+def _numbers(judgements: Sequence[Any]) -> list[dict[str, Any]]:
+    """The judge's dicts with plain, finite numbers.
+
+    Raises:
+        ValueError: something else is in them.
+    """
+    rows = []
+    for judgement in judgements:
+        if not isinstance(judgement, Mapping):
+            raise ValueError(f"the judge must return one dict per response, got {judgement!r}")
+        row: dict[str, Any] = {}
+        for key, value in judgement.items():
+            if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
+                raise ValueError(f"the judge must give finite numbers or None, got {key}={value!r}")
+            row[key] = value if value is None or isinstance(value, int) else float(value)
+        rows.append(row)
     return rows
 
 

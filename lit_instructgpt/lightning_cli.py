@@ -70,9 +70,11 @@ class InstructCLI(LightningCLI):
 
         Raises:
             FileExistsError: another run is in it.
-            FileNotFoundError: that run is to be resumed, but left no checkpoint.
+            FileNotFoundError: there is no checkpoint to resume from.
         """
         config = self.config["fit"]
+        if str(config.ckpt_path).endswith(".ckpt") and "://" not in config.ckpt_path and not Path(config.ckpt_path).exists():
+            raise FileNotFoundError(f"no checkpoint {config.ckpt_path}: correct --ckpt_path")
         if not Path(config.run_dir, "config.yaml").exists():
             return
         if config.ckpt_path is None:

@@ -27,7 +27,7 @@ def customers(rng: random.Random, num: int, total: int) -> list[Customer]:
     """Draw customers whose numbers of prompts have a heavy tail and sum to about `total`."""
     sizes = [max(1, round(1.2 / (1.0 - rng.random()) ** 0.95)) for _ in range(num - 4)]
     sizes = [min(size, 90) for size in sizes]
-    sizes += [420, 330, 180, 130]
+    sizes += [540, 450, 180, 130]
     scale = (total - sum(sizes[-4:])) / sum(sizes[:-4])
     sizes = [min(140, max(1, round(size * scale))) if size < 120 else size for size in sizes]
     return [_customer(rng, f"customer-{i:03d}", size) for i, size in enumerate(sizes)]

@@ -44,29 +44,29 @@ _TALKER = (0.45, 0.25, 0.05, 0.25)
 _BRIEF = (0.55, 0.10, 0.28, 0.07)
 
 TRAINING: tuple[Labeler, ...] = (
-    Labeler("labeler-01", 0.2, 0.0, 0.3, 0.5, 0.5, 0.3, 1.5, styles=_PLAIN, slips=0.12),
-    Labeler("labeler-02", 0.6, 0.0, 0.0, 0.5, 0.0, 0.0, 1.65, styles=_BRIEF, slips=0.15),
-    Labeler("labeler-03", 0.0, 0.4, 0.3, 0.0, 0.5, 0.3, 1.5, styles=_TALKER, slips=0.17),
-    Labeler("labeler-04", 0.3, 0.0, 0.6, 0.0, 0.5, 0.0, 1.8, styles=_PLAIN, slips=0.18),
-    Labeler("labeler-05", 0.0, 0.2, 0.0, 1.0, 0.0, 0.5, 1.5, styles=_PLAIN, slips=0.12),
-    Labeler("labeler-06", 0.5, 0.0, 0.2, 0.3, 0.8, 0.0, 1.65, styles=_BRIEF, slips=0.14),
-    Labeler("labeler-07", 0.0, 0.5, 0.5, 0.0, 0.2, 0.2, 1.8, styles=_TALKER, slips=0.20),
-    Labeler("labeler-08", 0.3, 0.1, 0.2, 0.3, 0.3, 0.3, 1.35, styles=_PLAIN, slips=0.13),
-    Labeler("labeler-09", 0.2, 0.0, 0.0, 0.8, 0.8, 0.0, 1.5, styles=_PLAIN, slips=0.14),
-    Labeler("labeler-10", 0.4, 0.0, 0.4, 0.2, 0.0, 0.5, 1.65, styles=_BRIEF, slips=0.16),
-    Labeler("labeler-11", 0.0, 0.3, 0.2, 0.4, 0.4, 0.2, 1.5, styles=_PLAIN, slips=0.18),
-    Labeler("labeler-12", 0.3, 0.2, 0.1, 0.0, 0.6, 0.4, 1.8, styles=_TALKER, slips=0.19),
-    Labeler("labeler-13", 0.1, 0.1, 0.6, 0.6, 0.2, 0.0, 1.5, styles=_PLAIN, slips=0.16),
-    Labeler("labeler-14", 0.5, 0.0, 0.0, 0.2, 0.5, 0.5, 1.65, styles=_BRIEF, slips=0.17),
+    Labeler("labeler-01", 0.2, 0.0, 0.3, 0.5, 0.5, 0.3, 1.41, styles=_PLAIN, slips=0.12),
+    Labeler("labeler-02", 0.6, 0.0, 0.0, 0.5, 0.0, 0.0, 1.55, styles=_BRIEF, slips=0.15),
+    Labeler("labeler-03", 0.0, 0.4, 0.3, 0.0, 0.5, 0.3, 1.41, styles=_TALKER, slips=0.17),
+    Labeler("labeler-04", 0.3, 0.0, 0.6, 0.0, 0.5, 0.0, 1.69, styles=_PLAIN, slips=0.18),
+    Labeler("labeler-05", 0.0, 0.2, 0.0, 1.0, 0.0, 0.5, 1.41, styles=_PLAIN, slips=0.12),
+    Labeler("labeler-06", 0.5, 0.0, 0.2, 0.3, 0.8, 0.0, 1.55, styles=_BRIEF, slips=0.14),
+    Labeler("labeler-07", 0.0, 0.5, 0.5, 0.0, 0.2, 0.2, 1.69, styles=_TALKER, slips=0.20),
+    Labeler("labeler-08", 0.3, 0.1, 0.2, 0.3, 0.3, 0.3, 1.27, styles=_PLAIN, slips=0.13),
+    Labeler("labeler-09", 0.2, 0.0, 0.0, 0.8, 0.8, 0.0, 1.41, styles=_PLAIN, slips=0.14),
+    Labeler("labeler-10", 0.4, 0.0, 0.4, 0.2, 0.0, 0.5, 1.55, styles=_BRIEF, slips=0.16),
+    Labeler("labeler-11", 0.0, 0.3, 0.2, 0.4, 0.4, 0.2, 1.41, styles=_PLAIN, slips=0.18),
+    Labeler("labeler-12", 0.3, 0.2, 0.1, 0.0, 0.6, 0.4, 1.69, styles=_TALKER, slips=0.19),
+    Labeler("labeler-13", 0.1, 0.1, 0.6, 0.6, 0.2, 0.0, 1.41, styles=_PLAIN, slips=0.16),
+    Labeler("labeler-14", 0.5, 0.0, 0.0, 0.2, 0.5, 0.5, 1.55, styles=_BRIEF, slips=0.17),
 )
 """Labelers whose demonstrations and rankings are training data."""
 
 HELD_OUT: tuple[Labeler, ...] = (
-    Labeler("held-out-01", -0.2, 0.6, 0.1, 0.1, 0.9, 0.1, 1.48),
-    Labeler("held-out-02", 0.9, -0.3, 0.0, 0.9, 0.6, 0.2, 1.48),
-    Labeler("held-out-03", 0.1, 0.3, 0.9, 0.0, 0.9, 0.1, 1.65),
-    Labeler("held-out-04", 0.6, -0.2, 0.2, 0.3, 1.0, 0.6, 1.48),
-    Labeler("held-out-05", 0.0, 0.2, 0.6, 0.9, 0.3, 0.6, 1.65),
+    Labeler("held-out-01", -0.2, 0.6, 0.1, 0.1, 0.9, 0.1, 1.39),
+    Labeler("held-out-02", 0.9, -0.3, 0.0, 0.9, 0.6, 0.2, 1.39),
+    Labeler("held-out-03", 0.1, 0.3, 0.9, 0.0, 0.9, 0.1, 1.55),
+    Labeler("held-out-04", 0.6, -0.2, 0.2, 0.3, 1.0, 0.6, 1.39),
+    Labeler("held-out-05", 0.0, 0.2, 0.6, 0.9, 0.3, 0.6, 1.55),
 )
 """Labelers of another taste who write no training data and only judge."""
 

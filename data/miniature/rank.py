@@ -45,8 +45,9 @@ class Agreement:
 
 
 def choose(responses: Sequence[str], rng: random.Random) -> list[str]:
-    """Keep the first K distinct outputs, K drawn from 4 to 9."""
-    return list(dict.fromkeys(responses))[: rng.randint(MIN_OUTPUTS, MAX_OUTPUTS)]
+    """Keep the first K distinct outputs that say something, K drawn from 4 to 9."""
+    said = [response for response in responses if response.strip()]
+    return list(dict.fromkeys(said))[: rng.randint(MIN_OUTPUTS, MAX_OUTPUTS)]
 
 
 def comparison(row: Row, responses: list[str], labeler: Labeler, rng: random.Random) -> Row:

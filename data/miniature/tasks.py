@@ -106,7 +106,7 @@ def open_question(rng: random.Random) -> Task:
 def brainstorm(rng: random.Random) -> Task:
     """Brainstorming: exactly so many things of a category."""
     category = rng.choice(list(PLURALS))
-    n = rng.choice([2, 3, 4])
+    n = rng.choice([2, 2, 2, 2, 3, 3, 3, 3, 4])
     plural, number = PLURALS[category], NUMBER_WORDS[n]
     ask = rng.choice(("List exactly", "Name", "Give me")) + f" {number} {plural}{rng.choice(PURPOSES)}."
     constraint: dict[str, Any] = {"type": "count", "n": n}

@@ -211,7 +211,7 @@ def lists(rng: random.Random) -> str:
         n, word = rng.choice([2, 3, 4]), pick(rng, rng.choice(("food", "animal", "town")))
         return f"I say the word {word} {NUMBER_WORDS[n]} times. Here it is: {', '.join([word] * n)}."
     category = rng.choice(list(PLURALS))
-    n = rng.choice([2, 3, 4])
+    n = rng.choice([2, 2, 3, 3, 4])
     items = join(rng.sample(CATEGORIES[category], n))
     plural, number = PLURALS[category], NUMBER_WORDS[n]
     return rng.choice([
@@ -262,7 +262,7 @@ def requests(rng: random.Random) -> str:
 
 GENRES: list[tuple[Genre, float]] = [
     (guide, 16), (shop, 12), (life, 15), (tale, 12), (letter, 14), (forum, 5), (dialogue, 12), (orders, 11),
-    (verdict, 3), (lists, 5), (news, 2), (chatter, 4), (requests, 6), (echo, 3), (register, 2), (find, 6),
+    (verdict, 3), (lists, 8), (news, 2), (chatter, 4), (requests, 6), (echo, 3), (register, 2), (find, 6),
 ]  # fmt: skip
 
 

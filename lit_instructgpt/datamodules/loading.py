@@ -73,6 +73,7 @@ class GlobalBatches(Sampler[list[int]]):
         per_rank(batch_size, world_size)
         self.order, self.batch_size, self.drop_last = order, batch_size, drop_last
         self.rank, self.world_size = rank, world_size
+        self.sampler = self  # Lightning calls set_epoch on a batch sampler's sampler, never on itself
         self.epoch = 0
         self.start = 0
 
@@ -111,9 +112,9 @@ class ResumableLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.given = self.batches.start
         for batch in super().__iter__():
+            self.batches.start = 0  # for the next epoch; Lightning counts the batches and does not exhaust this
             self.given += 1
             yield batch
-        self.batches.start = 0
 
     def state_dict(self) -> dict[str, int]:
         """Batches given out so far; 0 when the epoch is over."""

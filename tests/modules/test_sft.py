@@ -381,7 +381,7 @@ def test_dropout_must_be_a_probability(tiny_dir: Any, dropout: float):
 
 def test_every_epoch_has_another_order_and_draws_other_text(tiny_dir: Any, tmp_path: Path):
     text = write(
-        tmp_path / "text.jsonl", [{"text": f"{word} fox jumps over the dog."} for word in "The A One No".split()]
+        tmp_path / "text.jsonl", [{"text": f"{word} fox jumps over the dog."} for word in ("The", "A", "One", "No")]
     )
     data = demos(tmp_path, text=text, text_fraction=0.25, text_tokens=10, batch_size=8)
     _, record = fit(SFT(tiny_dir("gpt2"), optimizer=sgd(0.0)), data, tmp_path, max_epochs=4)

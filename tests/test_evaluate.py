@@ -1,0 +1,305 @@
+"""The report on exported models, against plain transformers models and loops."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stages import (
+    COMPARISONS,
+    PROMPTS,
+    READING,
+    TEXT,
+    ids_of,
+    plain_policy,
+    plain_scorer,
+    score_of,
+    token_nlls,
+    whole_ids,
+    write,
+)
+
+from lit_instructgpt.evaluate import Evaluated, bootstrap_ci, evaluate
+from lit_instructgpt.records import Prompt
+from lit_instructgpt.sampling import Sampling
+
+SAMPLING = Sampling(max_new_tokens=6, seed=2)
+
+
+class Judge:
+    """Remembers what it was asked; longer is better, and an odd number of letters follows the instruction."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[dict[str, Any]], list[str]]] = []
+
+    def __call__(self, records: list[dict[str, Any]], responses: list[str]) -> list[dict[str, Any]]:
+        self.calls.append((records, responses))
+        return [
+            {
+                "utility": len(text) // 2,
+                "follows_instruction": len(text) % 2,
+                "satisfies_constraint": None if record["prompt"] == "I" else 1.0,
+                "likert": 4,
+            }
+            for record, text in zip(records, responses, strict=True)
+        ]
+
+
+@pytest.fixture(scope="module")
+def models(make_dir: Callable[..., str]) -> dict[str, str]:
+    return {"sft": make_dir("gpt_neox", seed=0), "ppo": make_dir("gpt_neox", seed=5)}
+
+
+@pytest.fixture(scope="module")
+def found(
+    models: dict[str, str], tiny_reward_dir: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], Judge, Path]:
+    """One report with everything in it."""
+    path = tmp_path_factory.mktemp("report")
+    judge = Judge()
+    held_out = [{**COMPARISONS[0], "ranking": [1, 2, 3], "labeler": "new"}]
+    report = evaluate(
+        models, write(path / "p.jsonl", [{**row, "use_case": "qa"} for row in PROMPTS]), str(path / "new" / "report.json"),
+        reward_model=tiny_reward_dir("gpt_neox"), judge=judge, text=write(path / "t.jsonl", TEXT), text_tokens=20,
+        comparisons=write(path / "c.jsonl", COMPARISONS), held_out_comparisons=write(path / "h.jsonl", held_out),
+        sampling=SAMPLING, reading=READING, num_shown=3, batch_size=3,
+    )  # fmt: skip
+    return report, judge, path
+
+
+def scored_ids(tokenizer: Any, prompt: str, response: str) -> list[int]:
+    """As the reward model sees it: the response's text, cut to 16 tokens with EOS as the last."""
+    first, second = ids_of(tokenizer, prompt, response)
+    return first + second[:-1][:15] + second[-1:]
+
+
+def samples(directory: str, seed: int) -> Any:
+    records = [Prompt(prompt=row["prompt"]) for row in PROMPTS]
+    return Evaluated(directory, None, "cpu").sample(records, READING, Sampling(1, 6, 1.0, seed), 3)
+
+
+def test_the_report_is_what_is_written(found: Any):
+    report, _, path = found
+    assert json.loads((path / "new" / "report.json").read_text()) == report
+    assert report["wins_by"] == "judge"
+    assert report["num_prompts"] == len(PROMPTS)
+    assert report["seed"] == 2
+    assert set(report["models"]) == {"sft", "ppo"}
+    for row in report["models"].values():
+        assert {
+            "win_rate_vs_sft", "ci95", "follows_instruction", "satisfies_constraint", "num_satisfies_constraint", "likert",
+            "rm_score", "kl_to_init", "text_loss", "response_tokens", "stop_rate", "num_prompts", "length_histogram",
+        } <= set(row)  # fmt: skip
+    assert {
+        "pair_accuracy", "ci95", "pair_accuracy_held_out_labelers", "ci95_held_out_labelers", "num_pairs",
+        "length_baseline", "per_source", "calibration",
+    } <= set(report["rm"])  # fmt: skip
+
+
+def test_win_rates_are_counted_against_fresh_samples_of_the_baseline(found: Any, models: dict[str, str]):
+    report, judge, _ = found
+    asked = {tuple(texts) for _, texts in judge.calls}
+    opponent = samples(models["sft"], 3).texts
+    for name, directory in models.items():
+        own = samples(directory, 2).texts
+        assert {tuple(own), tuple(opponent)} <= asked
+        wins = []
+        for mine, other in zip(own, opponent, strict=True):
+            first, second = len(mine) // 2, len(other) // 2
+            wins.append(1.0 if first > second else 0.0 if first < second else 0.5)
+        row = report["models"][name]
+        assert row["win_rate_vs_sft"] == pytest.approx(sum(wins) / len(wins))
+        assert row["ci95"][0] <= row["win_rate_vs_sft"] <= row["ci95"][1]
+        assert row["follows_instruction"] == pytest.approx(sum(len(text) % 2 for text in own) / len(own))
+        assert row["likert"] == 4
+        assert row["satisfies_constraint"] == 1
+        assert row["num_satisfies_constraint"] == len(PROMPTS) - 1, "None does not count"
+    assert all(record["use_case"] == "qa" for records, _ in judge.calls for record in records)
+
+
+def test_kl_to_init_lengths_and_scores_by_bare_forward_passes(
+    found: Any, models: dict[str, str], tiny_reward_dir: Callable[[str], str], tokenizer: Any
+):
+    report, _, _ = found
+    policies = {name: plain_policy(directory) for name, directory in models.items()}
+    scorer = plain_scorer(tiny_reward_dir("gpt_neox"))
+    for name, directory in models.items():
+        taken = samples(directory, 2)
+        kl, scores = [], []
+        for prompt, ids, text in zip(taken.prompts, taken.ids, taken.texts, strict=True):
+            with torch.no_grad():
+                own, start = (
+                    -token_nlls(policy, prompt.ids + ids)[-len(ids) :].sum()
+                    for policy in (policies[name], policies["sft"])
+                )
+                scores.append(score_of(scorer, scored_ids(tokenizer, prompt.text, text)).item())
+            kl.append((own - start).item())
+        row = report["models"][name]
+        assert row["kl_to_init"] == pytest.approx(sum(kl) / len(kl), abs=1e-4)
+        assert row["rm_score"] == pytest.approx(sum(scores) / len(scores), abs=1e-4)
+        assert row["response_tokens"] == pytest.approx(sum(map(len, taken.ids)) / len(taken.ids))
+        assert row["stop_rate"] == sum(ids[-1] == tokenizer.eos_token_id for ids in taken.ids) / len(taken.ids)
+        assert sum(row["length_histogram"]["counts"]) == len(PROMPTS)
+    assert report["models"]["sft"]["kl_to_init"] == pytest.approx(0, abs=1e-5)
+    assert report["models"]["ppo"]["kl_to_init"] > 0.1
+
+
+def test_text_loss_is_the_mean_over_the_tokens_of_the_blocks(found: Any, models: dict[str, str], tokenizer: Any):
+    report, _, _ = found
+    stream = [*tokenizer(TEXT[0]["text"]).input_ids, tokenizer.eos_token_id] * len(TEXT)
+    blocks = [stream[i : i + 20] for i in range(0, len(stream), 20)]
+    for name, directory in models.items():
+        model = plain_policy(directory)
+        with torch.no_grad():
+            expected = torch.cat([token_nlls(model, block) for block in blocks if len(block) > 1]).mean().item()
+        assert report["models"][name]["text_loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_reward_models_accuracy_is_counted_over_untied_pairs(
+    found: Any, tiny_reward_dir: Callable[[str], str], tokenizer: Any
+):
+    report, _, _ = found
+    model = plain_scorer(tiny_reward_dir("gpt_neox"))
+    right, longer = [], []
+    for row in COMPARISONS:
+        with torch.no_grad():
+            scores = [score_of(model, whole_ids(tokenizer, row["prompt"], text)).item() for text in row["responses"]]
+        lengths = [len(tokenizer(text).input_ids) for text in row["responses"]]
+        for i in range(len(scores)):
+            for j in range(len(scores)):
+                if row["ranking"][i] < row["ranking"][j]:
+                    right.append(float(scores[i] > scores[j]))
+                    longer.append(0.5 if lengths[i] == lengths[j] else float(lengths[i] > lengths[j]))
+    assert report["rm"]["num_pairs"] == len(right)
+    assert report["rm"]["pair_accuracy"] == pytest.approx(sum(right) / len(right))
+    assert report["rm"]["length_baseline"] == pytest.approx(sum(longer) / len(longer))
+    low, high = report["rm"]["ci95"]
+    assert low <= report["rm"]["pair_accuracy"] <= high
+    with torch.no_grad():
+        scores = [score_of(model, whole_ids(tokenizer, "say red", text)).item() for text in COMPARISONS[0]["responses"]]
+    held_out = [scores[0] > scores[1], scores[0] > scores[2], scores[1] > scores[2]]
+    assert report["rm"]["pair_accuracy_held_out_labelers"] == pytest.approx(sum(held_out) / 3)
+    assert sum(b["count"] for b in report["rm"]["calibration"]["bins"]) == len(right)
+
+
+def test_samples_are_shown_side_by_side(found: Any, models: dict[str, str]):
+    report, _, _ = found
+    assert len(report["samples"]) == 3
+    texts = {name: samples(directory, 2).texts for name, directory in models.items()}
+    prompts = [row["prompt"] for row in PROMPTS]
+    for shown in report["samples"]:
+        i = prompts.index(shown["prompt"])
+        assert shown["use_case"] == "qa"
+        for name in models:
+            assert shown["responses"][name]["text"] == texts[name][i]
+            assert shown["responses"][name]["judgement"]["likert"] == 4
+
+
+def test_without_a_judge_the_reward_model_decides(
+    models: dict[str, str], tiny_reward_dir: Callable[[str], str], tokenizer: Any, tmp_path: Path
+):
+    report = evaluate(
+        {"a": models["sft"], "b": models["ppo"]}, write(tmp_path / "p.jsonl", PROMPTS), str(tmp_path / "r.json"),
+        baseline="a", reward_model=tiny_reward_dir("gpt_neox"), sampling=SAMPLING, reading=READING, batch_size=3,
+    )  # fmt: skip
+    scorer = plain_scorer(tiny_reward_dir("gpt_neox"))
+
+    def scores(texts: list[str]) -> list[float]:
+        with torch.no_grad():
+            return [
+                score_of(scorer, scored_ids(tokenizer, row["prompt"], text)).item()
+                for row, text in zip(PROMPTS, texts, strict=True)
+            ]
+
+    own, other = scores(samples(models["ppo"], 2).texts), scores(samples(models["sft"], 3).texts)
+    assert report["wins_by"] == "reward_model"
+    assert report["models"]["b"]["win_rate_vs_a"] == sum(a > b for a, b in zip(own, other, strict=True)) / len(PROMPTS)
+    assert report["models"]["b"]["text_loss"] is None
+    assert "rm" not in report
+
+
+def test_another_starting_point_for_the_kl(
+    models: dict[str, str], tiny_reward_dir: Callable[[str], str], tmp_path: Path
+):
+    report = evaluate(
+        models, write(tmp_path / "p.jsonl", PROMPTS), str(tmp_path / "r.json"), init="ppo",
+        reward_model=tiny_reward_dir("gpt_neox"), sampling=SAMPLING, reading=READING,
+    )  # fmt: skip
+    assert report["models"]["ppo"]["kl_to_init"] == pytest.approx(0, abs=1e-5)
+    assert report["models"]["sft"]["kl_to_init"] > 0.1
+
+
+# ------------------------------------------------------------------ the interval
+
+
+def test_the_bootstrap_interval_agrees_with_the_normal_approximation():
+    values = np.random.default_rng(1).binomial(1, 0.7, 800).astype(float)
+    low, high = bootstrap_ci(values)
+    half = 1.96 * values.std() / len(values) ** 0.5
+    assert low == pytest.approx(values.mean() - half, abs=0.004)
+    assert high == pytest.approx(values.mean() + half, abs=0.004)
+    assert bootstrap_ci(values) == [low, high]
+
+
+def test_pairs_of_one_prompt_are_resampled_together():
+    rng = np.random.default_rng(2)
+    prompts = rng.binomial(1, 0.6, 100).astype(float)
+    repeated = np.repeat(prompts, 10)
+    groups = np.repeat(np.arange(100), 10).tolist()
+    assert bootstrap_ci(repeated, groups) == pytest.approx(bootstrap_ci(prompts))
+    low, high = bootstrap_ci(repeated)
+    grouped = bootstrap_ci(repeated, groups)
+    assert grouped[1] - grouped[0] > 2.5 * (high - low), "as if they were independent, it would be too narrow"
+
+
+def test_the_interval_of_equal_values_is_a_point():
+    assert bootstrap_ci(np.full(20, 0.25)) == [0.25, 0.25]
+
+
+# ------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"baseline": "base"}, r"baseline 'base' is not among models \(sft, ppo\)"),
+        ({"judge": None}, "give --reward_model DIR or --judge"),
+        ({"judge": lambda records, texts: [{"utility": 1.0}]}, "the judge returned 1 judgements for 8 responses"),
+        ({"judge": lambda records, texts: [{"likert": 1} for _ in texts]}, "the judge gives no `utility`"),
+        (
+            {"judge": lambda records, texts: [{"utility": 1} if i else {"likert": 1} for i in range(len(texts))]},
+            "the judge gives no `utility`",
+        ),
+        (
+            {"judge": lambda records, texts: [{"likert": 1} if i else {"utility": 1} for i in range(len(texts))]},
+            "the judge gives no `utility`",
+        ),
+        (
+            {"judge": lambda records, texts: [{"utility": None} for _ in texts]},
+            "the judge gives no `utility`",
+        ),
+        (
+            {"judge": lambda records, texts: [{"utility": float("nan")} for _ in texts]},
+            r"finite numbers or None, got utility=nan",
+        ),
+        ({"judge": lambda records, texts: [1.0 for _ in texts]}, r"one dict per response, got 1\.0"),
+        ({"judge": lambda records, texts: [{"utility": 1, "likert": "good"} for _ in texts]}, "None, got likert='good'"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(models: dict[str, str], tmp_path: Path, settings: dict[str, Any], message: str):
+    arguments: dict[str, Any] = {"judge": Judge(), "sampling": SAMPLING, "reading": READING, **settings}
+    with pytest.raises(ValueError, match=message):
+        evaluate(models, write(tmp_path / "p.jsonl", PROMPTS), str(tmp_path / "r.json"), **arguments)
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_only_ties_give_no_accuracy(models: dict[str, str], tiny_reward_dir: Callable[[str], str], tmp_path: Path):
+    tied = [{**COMPARISONS[0], "ranking": [1, 1, 1]}]
+    with pytest.raises(ValueError, match=r"c\.jsonl"):
+        evaluate(
+            models, write(tmp_path / "p.jsonl", PROMPTS), str(tmp_path / "r.json"), sampling=SAMPLING, reading=READING,
+            reward_model=tiny_reward_dir("gpt_neox"), comparisons=write(tmp_path / "c.jsonl", tied),
+        )  # fmt: skip
