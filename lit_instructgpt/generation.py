@@ -17,6 +17,9 @@ from transformers import DynamicCache
 
 from lit_instructgpt.models import positions
 
+LEAVE_BELOW = 0.75
+"""Finished rows leave the batch when at most this share of it is still alive: each time the cache is copied."""
+
 
 @contextlib.contextmanager
 def inference_mode(*models: nn.Module) -> Iterator[None]:
@@ -68,13 +71,15 @@ def sample(
         response_ids [B, R] right-padded and response_mask [B, R], True up to and including EOS;
         R <= max_new_tokens is the longest response.
     """
+    num_rows, device = input_ids.shape[0], input_ids.device
     cache = DynamicCache(config=policy.config)
-    mask = attention_mask
-    tokens, position_ids = input_ids, positions(attention_mask)
-    alive = torch.ones(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-    responses, masks = [], []
+    mask, tokens, position_ids = attention_mask, input_ids, positions(attention_mask)
+    rows = torch.arange(num_rows, device=device)  # the rows still in the batch
+    alive = torch.ones(num_rows, dtype=torch.bool, device=device)
+    response_ids = torch.full((num_rows, max_new_tokens), pad_token_id, device=device)
+    lengths = torch.zeros(num_rows, dtype=torch.int64, device=device)
     with inference_mode(policy):
-        for _ in range(max_new_tokens):
+        for step in range(max_new_tokens):
             logits = policy(
                 input_ids=tokens,
                 attention_mask=mask,
@@ -84,16 +89,20 @@ def sample(
                 logits_to_keep=1,
             ).logits[:, -1]
             chosen = choose(logits, temperature, generator)
-            chosen = torch.where(alive, chosen, pad_token_id)
-            responses.append(chosen)
-            masks.append(alive)
+            response_ids[rows[alive], step] = chosen[alive]
+            lengths[rows[alive]] += 1
             alive = alive & (chosen != eos_token_id)
             if not alive.any():
                 break
-            tokens = chosen[:, None]
-            position_ids = position_ids[:, -1:] + 1
-            mask = F.pad(mask, (0, 1), value=True)
-    return torch.stack(responses, 1), torch.stack(masks, 1)
+            tokens, position_ids, mask = chosen[:, None], position_ids[:, -1:] + 1, F.pad(mask, (0, 1), value=True)
+            if alive.sum() <= LEAVE_BELOW * len(alive):  # the finished rows leave the batch
+                stay = alive.nonzero().squeeze(1)
+                cache.batch_select_indices(stay)
+                rows, alive = rows[stay], alive[stay]
+                tokens, position_ids, mask = tokens[stay], position_ids[stay], mask[stay]
+    width = int(lengths.max())
+    response_mask = torch.arange(width, device=device) < lengths[:, None]
+    return response_ids[:, :width], response_mask
 
 
 def choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:

@@ -10,12 +10,11 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_instructgpt.optim import (
+    build_optimizer,
     check_trainer,
     clip_and_step,
     cosine_to_fraction,
     default_optimizer,
-    is_bitsandbytes,
-    keep_embeddings_32bit,
     warmup_from_tenth,
 )
 
@@ -65,7 +64,7 @@ def test_default_optimizer():
     optimizer = default_optimizer([nn.Parameter(torch.zeros(1))])
     group = optimizer.param_groups[0]
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.95), 1e-5, 0.0)
-    assert not is_bitsandbytes(optimizer)
+    assert type(optimizer) is torch.optim.AdamW
 
 
 def quiet_trainer(**kwargs: Any) -> Trainer:
@@ -157,9 +156,7 @@ def test_pitfall_13_a_gradient_that_is_not_finite_stops_before_the_step(bad: flo
 def test_embeddings_keep_32_bit_states():
     bnb = pytest.importorskip("bitsandbytes")
     model = nn.Sequential(nn.Embedding(80, 80), nn.Linear(80, 80, bias=False))
-    keep_embeddings_32bit(model)
-    optimizer = bnb.optim.AdamW8bit(model.parameters(), lr=1e-3)
-    assert is_bitsandbytes(optimizer)
+    optimizer = build_optimizer(lambda p: bnb.optim.AdamW8bit(p, lr=1e-3), model.parameters(), model)
     optimizer.check_overrides()
     bits = [optimizer.get_config(0, i, optimizer.param_groups[0])["optim_bits"] for i in range(2)]
     assert bits == [32, 8]
