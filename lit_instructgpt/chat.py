@@ -40,9 +40,7 @@ def chat(
     tokenizer = load_tokenizer(model)
     policy = load_policy(model, tokenizer).eval()
     scorer = ModelReward(reward_model) if reward_model else None
-    prompt_format = (
-        read_format(model) or format or PromptFormat(chat_template=tokenizer.chat_template is not None)
-    )
+    prompt_format = read_format(model) or format or PromptFormat(chat_template=tokenizer.chat_template is not None)
     console.print(f"[bold]{model}[/bold]  (/new forgets the conversation, /quit leaves)")
     messages: Messages = []
     turn = 0
@@ -68,7 +66,5 @@ def chat(
         console.print(answer, markup=False, highlight=False)
         if scorer is not None:
             console.print(f"[dim]score {scorer([prompt], [answer])[0]:.3f}[/dim]")
-        messages = (
-            [*messages, {"role": "assistant", "content": answer}] if prompt_format.chat_template else []
-        )
+        messages = [*messages, {"role": "assistant", "content": answer}] if prompt_format.chat_template else []
         turn += 1

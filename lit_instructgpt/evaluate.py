@@ -15,26 +15,16 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor
 
-from lit_instructgpt.batch import PromptBatch, pad
-from lit_instructgpt.datamodules.tokenizing import (
-    Collator,
-    Reading,
-    Source,
-    TokenizedPrompt,
-    pack_text,
-    tokenize_comparisons,
-    tokenize_prompts,
-)
-from lit_instructgpt.formatting import PromptFormat, read_format
-from lit_instructgpt.functional import kl_k1, masked_sum, ranking_pairs, token_logprobs
-from lit_instructgpt.generation import inference_mode
-from lit_instructgpt.metrics import half_step
-from lit_instructgpt.models import load_policy, load_tokenizer, next_token_logits
-from lit_instructgpt.records import Comparison, Prompt, Text
+from lit_instructgpt.datamodules.tokenizing import Reading, Source
+from lit_instructgpt.evaluated import Evaluated, Samples
+from lit_instructgpt.formatting import PromptFormat
+from lit_instructgpt.records import Prompt
+from lit_instructgpt.reward_report import bootstrap_ci, reward_model_report
 from lit_instructgpt.rewards import ModelReward
-from lit_instructgpt.sampling import Sampling, sample_ids
+from lit_instructgpt.sampling import Sampling
+
+__all__ = ["Evaluated", "Judge", "Samples", "bootstrap_ci", "evaluate", "reward_model_report"]
 
 Judge = Callable[[list[dict[str, Any]], list[str]], list[dict[str, Any]]]
 """(prompt records, responses) -> one dict of numbers (or None) per response; ``utility`` decides wins."""
@@ -84,45 +74,15 @@ def evaluate(
     Returns:
         The report, as written.
     """
-    if baseline not in models:
-        raise ValueError(
-            f"baseline {baseline!r} is not among models ({', '.join(models)}): give --baseline NAME"
-        )
+    _check(models, baseline, reward_model, judge)
     sampling, reading = sampling or Sampling(max_new_tokens=256), reading or Reading()
     scorer = (
-        ModelReward(reward_model, format, reading.max_response_tokens, batch_size, device)
-        if reward_model
-        else None
+        ModelReward(reward_model, format, reading.max_response_tokens, batch_size, device) if reward_model else None
     )
-    if scorer is None and judge is None:
-        raise ValueError("give --reward_model DIR or --judge CLASS_PATH: something must judge the responses")
-    records = reading.read(prompts, Prompt)
-    reference = init or baseline
-    found: dict[str, Samples] = {}
-    losses: dict[str, float | None] = {}
-    with Progress(transient=True) as progress, torch.no_grad():
-        task = progress.add_task("evaluate", total=len(models) + 1)
-        first = Evaluated(models[baseline], format, device)
-        opponent = first.sample(records, reading, _reseeded(sampling), batch_size)
-        start = Evaluated(models.get(reference, reference), format, device)
-        progress.advance(task)
-        for name, directory in models.items():
-            model = Evaluated(directory, format, device)
-            found[name] = model.sample(records, reading, sampling, batch_size)
-            found[name].kl = model.kl(start, found[name], batch_size, sampling.temperature)
-            losses[name] = model.text_loss(reading, text, text_tokens, batch_size) if text else None
-            progress.advance(task)
-    judged = {name: _judge(s, judge, scorer) for name, s in found.items()}
-    against = _judge(opponent, judge, scorer)
-    report: dict[str, Any] = {
-        "models": {
-            name: _model_report(found[name], judged[name], against, losses[name], baseline) for name in models
-        },
-        "samples": _shown(found, judged, num_shown),
-        "num_prompts": len(opponent.texts),
-        "wins_by": "judge" if judge is not None else "reward_model",
-        "seed": sampling.seed,
-    }
+    how = Measuring(sampling, reading, format, text, text_tokens, batch_size, device)
+    opponent, found = _measure(models, reading.read(prompts, Prompt), baseline, init or baseline, how)
+    report = _compare(found, opponent, judge, scorer, baseline, num_shown)
+    report["seed"] = sampling.seed
     if scorer is not None and comparisons is not None:
         report["rm"] = reward_model_report(scorer, reading, comparisons, held_out_comparisons)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -131,92 +91,64 @@ def evaluate(
     return report
 
 
-@dataclass
-class Samples:
-    """One response per prompt, as ids and text."""
-
-    prompts: list[TokenizedPrompt]
-    ids: list[list[int]]
-    texts: list[str]
-    stopped: list[bool]
-    kl: list[float] | None = None
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """The prompts' records."""
-        return [prompt.record for prompt in self.prompts]
+def _check(models: dict[str, str], baseline: str, reward_model: str | None, judge: Judge | None) -> None:
+    if baseline not in models:
+        raise ValueError(f"baseline {baseline!r} is not among models ({', '.join(models)}): give --baseline NAME")
+    if not reward_model and judge is None:
+        raise ValueError("give --reward_model DIR or --judge CLASS_PATH: something must judge the responses")
 
 
-class Evaluated:
-    """An exported policy with its tokenizer and format."""
+@dataclass(frozen=True)
+class Measuring:
+    """What is the same for every model."""
 
-    def __init__(self, directory: str, prompt_format: PromptFormat | None, device: str) -> None:
-        self.tokenizer = load_tokenizer(directory)
-        self.policy = load_policy(directory, self.tokenizer).eval().to(device)
-        self.format = read_format(directory) or prompt_format or PromptFormat()
-        self.device = device
+    sampling: Sampling
+    reading: Reading
+    format: PromptFormat | None
+    text: Source | None
+    text_tokens: int
+    batch_size: int
+    device: str
 
-    def sample(
-        self, records: Sequence[Prompt], reading: Reading, sampling: Sampling, batch_size: int
-    ) -> Samples:
-        """One response per prompt; batches hold prompts of similar length."""
-        prompts = tokenize_prompts(records, self.tokenizer, self.format, reading)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
-        collator = Collator(self.tokenizer.pad_token_id)
-        ids: list[list[int]] = [[] for _ in prompts]
-        for stream, begin in enumerate(range(0, len(order), batch_size)):
-            rows = order[begin : begin + batch_size]
-            batch = self._to_device(collator.prompts([prompts[i] for i in rows]))
-            for i, response in zip(
-                rows, sample_ids(self.policy, self.tokenizer, batch, sampling, stream), strict=True
-            ):
-                ids[i] = response
-        texts = [self.format.decode(response, self.tokenizer) for response in ids]
-        return Samples(prompts, ids, texts, [r[-1:] == [self.tokenizer.eos_token_id] for r in ids])
 
-    def kl(self, reference: Evaluated, samples: Samples, batch_size: int, temperature: float) -> list[float]:
-        """log(model / reference) of each sampled response, summed over its tokens, in nats."""
-        if reference.tokenizer.get_vocab() != self.tokenizer.get_vocab():
-            return []
-        totals = []
-        for begin in range(0, len(samples.ids), batch_size):
-            rows = range(begin, min(begin + batch_size, len(samples.ids)))
-            prompt, prompt_mask = pad(
-                [samples.prompts[i].ids for i in rows], self.tokenizer.pad_token_id, left=True
-            )
-            response, mask = pad([samples.ids[i] for i in rows], self.tokenizer.pad_token_id)
-            ids = torch.cat([prompt, response], 1).to(self.device)
-            attention = torch.cat([prompt_mask, mask], 1).to(self.device)
-            own, other = (
-                self._logprobs(policy, ids, attention, response.shape[1], temperature or 1.0)
-                for policy in (self.policy, reference.policy)
-            )
-            totals += masked_sum(kl_k1(own, other), mask.to(self.device), 1).tolist()
-        return totals
+def _measure(
+    models: dict[str, str], records: Sequence[Prompt], baseline: str, reference: str, how: Measuring
+) -> tuple[Samples, dict[str, Samples]]:
+    """Fresh samples of the baseline, which all models are compared with, and each model's own."""
+    reading, sampling, size = how.reading, how.sampling, how.batch_size
+    found: dict[str, Samples] = {}
+    with Progress(transient=True) as progress, torch.no_grad():
+        task = progress.add_task("evaluate", total=len(models) + 1)
+        first = Evaluated(models[baseline], how.format, how.device)
+        opponent = first.sample(records, reading, _reseeded(sampling), size)
+        start = Evaluated(models.get(reference, reference), how.format, how.device)
+        progress.advance(task)
+        for name, directory in models.items():
+            model = Evaluated(directory, how.format, how.device)
+            found[name] = samples = model.sample(records, reading, sampling, size)
+            samples.kl = model.kl(start, samples, size, sampling.temperature)
+            samples.text_loss = model.text_loss(reading, how.text, how.text_tokens, size) if how.text else None
+            progress.advance(task)
+    return opponent, found
 
-    def _logprobs(self, policy: Any, ids: Tensor, mask: Tensor, num: int, temperature: float) -> Tensor:
-        with inference_mode(policy):
-            return token_logprobs(next_token_logits(policy, ids, mask, num), ids[:, -num:], temperature)
 
-    def text_loss(self, reading: Reading, text: Source, num_tokens: int, batch_size: int) -> float:
-        """Mean negative log-likelihood of held-out text, nats per token."""
-        blocks = pack_text(reading.read(text, Text), self.tokenizer, num_tokens)
-        total, count = 0.0, 0
-        for begin in range(0, len(blocks), batch_size):
-            ids, mask = (
-                x.to(self.device) for x in pad([b.ids for b in blocks[begin : begin + batch_size]], 0)
-            )
-            logprobs = self._logprobs(self.policy, ids, mask, ids.shape[1] - 1, 1.0)
-            total -= float(masked_sum(logprobs, mask[:, 1:]))
-            count += int(mask[:, 1:].sum())
-        return total / count
-
-    def _to_device(self, batch: PromptBatch) -> PromptBatch:
-        batch.input_ids, batch.attention_mask = (
-            batch.input_ids.to(self.device),
-            batch.attention_mask.to(self.device),
-        )
-        return batch
+def _compare(
+    found: dict[str, Samples],
+    opponent: Samples,
+    judge: Judge | None,
+    scorer: ModelReward | None,
+    baseline: str,
+    num_shown: int,
+) -> dict[str, Any]:
+    judged = {name: _judge(s, judge, scorer) for name, s in found.items()}
+    against = _judge(opponent, judge, scorer)
+    report: dict[str, Any] = {
+        "models": {name: _model_report(s, judged[name], against, baseline) for name, s in found.items()},
+        "samples": _shown(found, judged, num_shown),
+        "num_prompts": len(opponent.texts),
+        "wins_by": "judge" if judge is not None else "reward_model",
+    }
+    return report
 
 
 def _reseeded(sampling: Sampling) -> Sampling:
@@ -264,7 +196,6 @@ def _model_report(
     samples: Samples,
     judged: list[dict[str, Any]],
     against: list[dict[str, Any]],
-    text_loss: float | None,
     baseline: str,
 ) -> dict[str, Any]:
     margins = np.array([a["utility"] - b["utility"] for a, b in zip(judged, against, strict=True)])
@@ -283,7 +214,7 @@ def _model_report(
         report.pop(f"num_{key}", None)
     report |= {
         "kl_to_init": float(np.mean(samples.kl)) if samples.kl else None,
-        "text_loss": text_loss,
+        "text_loss": samples.text_loss,
         "response_tokens": float(np.mean(lengths)),
         "stop_rate": float(np.mean(samples.stopped)),
         "num_prompts": len(judged),
@@ -292,29 +223,7 @@ def _model_report(
     return report
 
 
-def bootstrap_ci(
-    values: np.ndarray, groups: Sequence[int] | None = None, num: int = 2000, seed: int = 0
-) -> list[float]:
-    """95 % percentile interval of the mean, resampling prompts.
-
-    Args:
-        values: one number per prompt or per pair.
-        groups: the prompt of each value, when a prompt has several; prompts are then resampled whole.
-        num: resamples.
-        seed: of the resampling.
-    """
-    rng = np.random.default_rng(seed)
-    index = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    total = np.bincount(index, weights=values)
-    count = np.bincount(index)
-    rows = rng.integers(0, len(total), (num, len(total)))
-    means = total[rows].sum(1) / count[rows].sum(1)
-    return [float(np.quantile(means, q)) for q in (0.025, 0.975)]
-
-
-def _shown(
-    found: dict[str, Samples], judged: dict[str, list[dict[str, Any]]], num: int
-) -> list[dict[str, Any]]:
+def _shown(found: dict[str, Samples], judged: dict[str, list[dict[str, Any]]], num: int) -> list[dict[str, Any]]:
     names = list(found)
     samples = found[names[0]]
     step = max(len(samples.texts) // max(num, 1), 1)
@@ -326,79 +235,13 @@ def _shown(
                 name: {
                     "text": found[name].texts[i],
                     "score": judged[name][i].get("rm_score"),
-                    "judgement": {
-                        k: v for k, v in judged[name][i].items() if k not in ("rm_score", "utility")
-                    },
+                    "judgement": {k: v for k, v in judged[name][i].items() if k not in ("rm_score", "utility")},
                 }
                 for name in names
             },
         }
         for i in range(0, len(samples.texts), step)
     ][:num]
-
-
-def reward_model_report(
-    scorer: ModelReward, reading: Reading, comparisons: Source, held_out: Source | None = None
-) -> dict[str, Any]:
-    """Pair accuracy with its 95 % interval over prompts, length baseline, per source, and calibration."""
-    margins, longer, prompt, source = _pairs(scorer, reading, comparisons)
-    correct = (np.sign(margins) + 1) / 2
-    confidence = 1 / (1 + np.exp(-np.abs(margins)))
-    bins, ece = [], 0.0
-    for low in np.arange(0.5, 1.0, 0.05):
-        inside = (confidence >= low) & (confidence < low + 0.05 + (1e-9 if low > 0.94 else 0))
-        if inside.any():
-            mean, right = float(confidence[inside].mean()), float(correct[inside].mean())
-            bins.append({"confidence": mean, "accuracy": right, "count": int(inside.sum())})
-            ece += abs(mean - right) * inside.mean()
-    report: dict[str, Any] = {
-        "pair_accuracy": float(correct.mean()),
-        "ci95": bootstrap_ci(correct, prompt),
-        "num_pairs": len(correct),
-        "length_baseline": float(longer.mean()),
-        "calibration": {"bins": bins, "ece": float(ece)},
-        "per_source": {
-            name: {
-                "accuracy": float(correct[source == name].mean()),
-                "ci95": bootstrap_ci(correct[source == name], list(np.array(prompt)[source == name])),
-                "num_pairs": int((source == name).sum()),
-                "length_baseline": float(longer[source == name].mean()),
-            }
-            for name in sorted(set(source.tolist()))
-        },
-    }
-    if held_out is not None:
-        margins, _, prompt, _ = _pairs(scorer, reading, held_out)
-        right = (np.sign(margins) + 1) / 2
-        report["pair_accuracy_held_out_labelers"] = float(right.mean())
-        report["ci95_held_out_labelers"] = bootstrap_ci(right, prompt)
-    return report
-
-
-def _pairs(scorer: ModelReward, reading: Reading, source: Source) -> tuple[Any, Any, list[int], Any]:
-    """Margins of the untied pairs, whether the longer is better, their prompts and their sources."""
-    records = reading.read(source, Comparison)
-    rankings = tokenize_comparisons(records, scorer.tokenizer, scorer.format, reading)
-    collator = Collator(scorer.tokenizer.pad_token_id)
-    margins: list[float] = []
-    longer: list[float] = []
-    prompt: list[int] = []
-    names: list[str] = []
-    for i, ranking in enumerate(sorted(rankings, key=lambda r: max(map(len, r.ids)))):
-        batch = collator.comparisons([ranking])
-        scores = scorer.score_ids(
-            batch.input_ids[0].to(scorer.device), batch.attention_mask[0].to(scorer.device)
-        ).cpu()
-        pairs = ranking_pairs(scores[None], batch.ranking, batch.completion_mask)
-        lengths = ranking_pairs(batch.response_length.float(), batch.ranking, batch.completion_mask)
-        found = pairs.margin[pairs.untied].tolist()
-        margins += found
-        longer += half_step(lengths.margin[pairs.untied]).tolist()
-        prompt += [i] * len(found)
-        names += [ranking.source] * len(found)
-    if not margins:
-        raise ValueError(f"{source}: no untied pair to measure the reward model on")
-    return np.array(margins), np.array(longer), prompt, np.array(names)
 
 
 def _print(report: dict[str, Any], baseline: str) -> None:

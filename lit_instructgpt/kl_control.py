@@ -22,9 +22,7 @@ class AdaptiveKL:
 
     def __post_init__(self) -> None:
         if self.target <= 0 or self.horizon <= 0:
-            raise ValueError(
-                f"adaptive_kl: target ({self.target}) and horizon ({self.horizon}) must be positive"
-            )
+            raise ValueError(f"adaptive_kl: target ({self.target}) and horizon ({self.horizon}) must be positive")
 
     def next_coef(self, kl_coef: float, kl: float, num_episodes: int) -> float:
         """The coefficient for the next iteration, after ``num_episodes`` with a mean KL of ``kl`` nats."""

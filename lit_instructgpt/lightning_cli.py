@@ -73,7 +73,11 @@ class InstructCLI(LightningCLI):
             FileNotFoundError: there is no checkpoint to resume from.
         """
         config = self.config["fit"]
-        if str(config.ckpt_path).endswith(".ckpt") and "://" not in config.ckpt_path and not Path(config.ckpt_path).exists():
+        if (
+            str(config.ckpt_path).endswith(".ckpt")
+            and "://" not in config.ckpt_path
+            and not Path(config.ckpt_path).exists()
+        ):
             raise FileNotFoundError(f"no checkpoint {config.ckpt_path}: correct --ckpt_path")
         if not Path(config.run_dir, "config.yaml").exists():
             return

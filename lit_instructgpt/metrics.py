@@ -90,6 +90,4 @@ class PairCalibration(Metric):
             return torch.zeros(())
         # A pair has no first element: present every other pair the other way round.
         flip = torch.arange(margins.numel(), device=margins.device) % 2 == 1
-        return binary_calibration_error(
-            torch.where(flip, -margins, margins).sigmoid(), (~flip).long(), n_bins=10
-        )
+        return binary_calibration_error(torch.where(flip, -margins, margins).sigmoid(), (~flip).long(), n_bins=10)

@@ -76,9 +76,7 @@ def check_source(source: str) -> None:
     if os.path.isdir(source) and not os.path.isfile(os.path.join(source, "config.json")):
         raise FileNotFoundError(f"{source} holds no config.json: give the directory that a stage exported")
     if not os.path.isdir(source) and (looks_like_path or os.path.isdir(parent)):
-        raise FileNotFoundError(
-            f"no model directory {source}: run the stage that exports it, or correct the path"
-        )
+        raise FileNotFoundError(f"no model directory {source}: run the stage that exports it, or correct the path")
 
 
 def load_tokenizer(source: ModelSource) -> Any:
@@ -95,9 +93,7 @@ def load_tokenizer(source: ModelSource) -> Any:
     check_source(source)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
-        raise ValueError(
-            f"the tokenizer of {source} has no EOS token: responses could never end; set eos_token"
-        )
+        raise ValueError(f"the tokenizer of {source} has no EOS token: responses could never end; set eos_token")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         if tokenizer.unk_token_id not in (None, tokenizer.eos_token_id):
             tokenizer.pad_token = tokenizer.unk_token
@@ -147,9 +143,7 @@ def load_policy(source: ModelSource, tokenizer: Any, dtype: torch.dtype = torch.
         else:
             check_source(source)
             config = _without_dropout(AutoConfig.from_pretrained(source, trust_remote_code=False))
-            model = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=dtype, trust_remote_code=False
-            )
+            model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype, trust_remote_code=False)
         _fit_embeddings(model, tokenizer)
     _set_special_tokens(model.config, tokenizer)
     model.generation_config = transformers.GenerationConfig(

@@ -35,9 +35,7 @@ from lit_instructgpt.records_shapes import detect_kind
 from lit_instructgpt.records_sources import open_source
 
 STATISTICS = "statistics.json"
-_KINDS: dict[str, type[BaseRecord]] = {
-    model.kind: model for model in (Demonstration, Comparison, Prompt, Text)
-}
+_KINDS: dict[str, type[BaseRecord]] = {model.kind: model for model in (Demonstration, Comparison, Prompt, Text)}
 _LOOKED_AT = 1000
 
 
@@ -144,8 +142,7 @@ def _check(settings: dict[str, Any]) -> None:
         f"valid_fraction, test_fraction: must be 0 or more, below 1 together, found {valid} and {test}": (
             not (valid >= 0 and test >= 0 and valid + test < 1)
         ),
-        f"pii: must be drop, mask or keep, found {settings['pii']!r}": settings["pii"]
-        not in ("drop", "mask", "keep"),
+        f"pii: must be drop, mask or keep, found {settings['pii']!r}": settings["pii"] not in ("drop", "mask", "keep"),
     }
     problems = [text for text, holds in wrong.items() if holds]
     if problems:

@@ -45,9 +45,7 @@ def summarise(lengths: Sequence[int]) -> dict[str, float]:
     """Return count, mean, sample standard deviation, minimum, quartiles and maximum."""
     if not lengths:
         return {"count": 0}
-    quarters = (
-        statistics.quantiles(lengths, n=4, method="inclusive") if len(lengths) > 1 else [lengths[0]] * 3
-    )
+    quarters = statistics.quantiles(lengths, n=4, method="inclusive") if len(lengths) > 1 else [lengths[0]] * 3
     values = (
         len(lengths),
         statistics.fmean(lengths),

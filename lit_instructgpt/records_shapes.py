@@ -171,9 +171,7 @@ def _reply(value: object, field: str) -> object:
     if len(messages) > 1:
         raise LineProblem(field, f"must be one assistant message after the prompt, found {len(messages)}")
     if messages[0]["role"] != "assistant":
-        raise LineProblem(
-            field, f"the last message must be the assistant's, found {shown(messages[0]['role'])}"
-        )
+        raise LineProblem(field, f"the last message must be the assistant's, found {shown(messages[0]['role'])}")
     return messages[0]["content"]
 
 

@@ -35,9 +35,7 @@ class Sampling:
             raise ValueError(f"sampling.temperature must not be negative, got {self.temperature}")
 
 
-def sample_ids(
-    policy: Any, tokenizer: Any, batch: PromptBatch, sampling: Sampling, stream: int
-) -> list[list[int]]:
+def sample_ids(policy: Any, tokenizer: Any, batch: PromptBatch, sampling: Sampling, stream: int) -> list[list[int]]:
     """``num_samples`` responses per prompt as token ids, EOS included where sampled: B * K lists.
 
     ``stream`` numbers the batch, so that each has random numbers of its own.
@@ -61,8 +59,6 @@ def sample_texts(
     stream: int,
 ) -> list[list[str]]:
     """As ``sample_ids``, decoded: B lists of K texts."""
-    texts = [
-        prompt_format.decode(ids, tokenizer) for ids in sample_ids(policy, tokenizer, batch, sampling, stream)
-    ]
+    texts = [prompt_format.decode(ids, tokenizer) for ids in sample_ids(policy, tokenizer, batch, sampling, stream)]
     k = sampling.num_samples
     return [texts[i : i + k] for i in range(0, len(texts), k)]

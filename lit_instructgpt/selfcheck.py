@@ -54,9 +54,7 @@ def _batch_sizes(module: PPOModule, data: Any) -> list[str]:
     if batch % minibatch:
         problems.append(f"data.batch_size ({batch}) must be a multiple of ppo.minibatch_size ({minibatch})")
     if minibatch % world:
-        problems.append(
-            f"ppo.minibatch_size ({minibatch}) must be a multiple of the number of devices ({world})"
-        )
+        problems.append(f"ppo.minibatch_size ({minibatch}) must be a multiple of the number of devices ({world})")
     if micro is not None and (micro < 1 or (minibatch // world) % micro):
         problems.append(
             f"ppo.minibatch_size per device ({minibatch // world}) must be a multiple of ppo.micro_batch_size ({micro})"
@@ -70,9 +68,7 @@ def _pretraining_mix(module: PPOModule, data: Any) -> list[str]:
             f"ppo.ptx_coef is {module.ppo.ptx_coef} but there is no data.text: give pretraining text, or set ptx_coef to 0"
         ]
     if module.ppo.ptx_coef == 0 and data.text_items:
-        return [
-            "data.text is given but ppo.ptx_coef is 0: leave the text out, or set ptx_coef (the paper: 27.8)"
-        ]
+        return ["data.text is given but ppo.ptx_coef is 0: leave the text out, or set ptx_coef (the paper: 27.8)"]
     return []
 
 

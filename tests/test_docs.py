@@ -82,10 +82,10 @@ def test_ppo_keys() -> None:
 
 def test_evaluation_keys() -> None:
     """Every key of the report's dictionaries has a row, and every row is a key."""
-    tree = parsed("evaluate.py")
+    nodes = [n for name in ("evaluate.py", "reward_report.py") for n in ast.walk(parsed(name))]
     keys = set()
-    for name in ("evaluate", "_model_report", "reward_model_report"):
-        (function,) = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == name]
+    for name in ("evaluate", "_compare", "_model_report", "reward_model_report"):
+        (function,) = [n for n in nodes if isinstance(n, ast.FunctionDef) and n.name == name]
         for node in ast.walk(function):
             if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "report":
                 keys |= {node.slice.value} if isinstance(node.slice, ast.Constant) else set()

@@ -22,8 +22,10 @@ from stages import (
     write,
 )
 
-from lit_instructgpt.evaluate import Evaluated, bootstrap_ci, evaluate
+from lit_instructgpt.evaluate import evaluate
+from lit_instructgpt.evaluated import Evaluated
 from lit_instructgpt.records import Prompt
+from lit_instructgpt.reward_report import bootstrap_ci
 from lit_instructgpt.sampling import Sampling
 
 SAMPLING = Sampling(max_new_tokens=6, seed=2)

@@ -110,6 +110,18 @@ def test_modules_do_not_import_data_modules_or_callbacks(name: str):
     assert {other.removeprefix(f"{NAME}.") for other in own(name)} <= allowed
 
 
+@pytest.mark.parametrize("name", ["evaluated", "reward_report"])
+def test_measuring_is_below_the_command(name: str):
+    allowed = MIDDLE | {"datamodules", *short("records"), *short("datamodules.")}
+    assert {other.removeprefix(f"{NAME}.") for other in own(name)} <= allowed
+
+
+@pytest.mark.parametrize("name", ["report", *short("report.")])
+def test_the_report_stands_alone(name: str):
+    assert foreign(name) <= {"markupsafe", "tensorboard"}
+    assert all(other.startswith(f"{NAME}.report.") for other in own(name))
+
+
 @pytest.mark.parametrize("name", short(""))
 def test_nothing_imports_the_command_line(name: str):
     above = {f"{NAME}.{command}" for command in ("cli", "lightning_cli", "__main__")}

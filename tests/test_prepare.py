@@ -86,23 +86,16 @@ def test_lines_are_accounted_for_and_kept_as_they_were(collected, tmp_path):
     for one in result["files"].values():
         assert one["lines"] == 400 == accounted(one)
     original = set(Path(collected[0]).read_text().splitlines())
-    kept = [
-        line for side in SIDES for line in (tmp_path / "out" / f"demos.{side}.jsonl").read_text().splitlines()
-    ]
+    kept = [line for side in SIDES for line in (tmp_path / "out" / f"demos.{side}.jsonl").read_text().splitlines()]
     assert set(kept) <= original
     assert json.loads((tmp_path / "out" / "statistics.json").read_text()) == result
 
 
 def test_personal_data_leaves_the_train_split_only(collected, tmp_path):
-    kept = prepare(collected, str(tmp_path / "keep"), pii="keep", valid_fraction=0.3)["files"]["demos"][
-        "written"
-    ]
+    kept = prepare(collected, str(tmp_path / "keep"), pii="keep", valid_fraction=0.3)["files"]["demos"]["written"]
     dropped = prepare(collected, str(tmp_path / "drop"), pii="drop", valid_fraction=0.3)["files"]["demos"]
     masked = prepare(collected, str(tmp_path / "mask"), pii="mask", valid_fraction=0.3)["files"]["demos"]
-    holding = {
-        side: [row for row in read(tmp_path / "keep", "demos", side) if "@" in row["prompt"]]
-        for side in SIDES
-    }
+    holding = {side: [row for row in read(tmp_path / "keep", "demos", side) if "@" in row["prompt"]] for side in SIDES}
     assert all(holding.values())
     expected = len(holding["train"])
     assert dropped["dropped"]["pii"] == expected == masked["train_pii_found"]["email"]
@@ -113,9 +106,7 @@ def test_personal_data_leaves_the_train_split_only(collected, tmp_path):
         for side in ("valid", "test"):
             name = f"demos.{side}.jsonl"
             assert (tmp_path / policy / name).read_bytes() == (tmp_path / "keep" / name).read_bytes()
-    assert any(
-        row["prompt"].endswith(" mail me at [EMAIL]") for row in read(tmp_path / "mask", "demos", "train")
-    )
+    assert any(row["prompt"].endswith(" mail me at [EMAIL]") for row in read(tmp_path / "mask", "demos", "train"))
     assert any(row["rejected"] == "b mail me at [EMAIL]" for row in read(tmp_path / "mask", "pairs", "train"))
 
 
@@ -142,9 +133,7 @@ def test_patterns(text, masked):
 
 
 def test_cap_counts_prompts_per_user_and_file(tmp_path):
-    rows = [{"prompt": f"{n} a", "user": f"u{n % 3}"} for n in range(60)] + [
-        {"prompt": f"{n} b"} for n in range(30)
-    ]
+    rows = [{"prompt": f"{n} a", "user": f"u{n % 3}"} for n in range(60)] + [{"prompt": f"{n} b"} for n in range(30)]
     source = write(tmp_path / "p.jsonl", rows)
     result = prepare([source], str(tmp_path / "out"), max_prompts_per_user=7)
     kept = read_all(tmp_path / "out", "p")
@@ -210,9 +199,7 @@ def test_other_directories_are_not_touched(collected, tmp_path):
     with pytest.raises(ValueError, match="was written with other settings; choose another --out"):
         prepare(collected, str(out), seed=1)
     (out / "thesis.txt").write_text("mine")
-    with pytest.raises(
-        ValueError, match=r"holds thesis\.txt, which this command does not write; choose another"
-    ):
+    with pytest.raises(ValueError, match=r"holds thesis\.txt, which this command does not write; choose another"):
         prepare(collected, str(out))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "demos.train.jsonl").write_text("mine")
@@ -246,9 +233,7 @@ def test_bad_settings_are_listed_together(tmp_path):
     ]
     with pytest.raises(ValueError, match=r"would both be written to a\.train\.jsonl"):
         prepare(same, str(tmp_path / "o"))
-    with pytest.raises(
-        ValueError, match=r"t\.jsonl: cannot tell what it holds: keys found: q; keys known: prompt"
-    ):
+    with pytest.raises(ValueError, match=r"t\.jsonl: cannot tell what it holds: keys found: q; keys known: prompt"):
         prepare([write(tmp_path / "t.jsonl", [{"q": 1}])], str(tmp_path / "o"))
     assert not (tmp_path / "o").exists()
 
@@ -312,9 +297,7 @@ def test_lengths_in_tokens(tmp_path):
     transformers = pytest.importorskip("transformers")
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0, "a": 1}, unk_token="?"))
     core.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")  # one token per character
-    transformers.PreTrainedTokenizerFast(tokenizer_object=core, unk_token="?").save_pretrained(
-        tmp_path / "tok"
-    )
+    transformers.PreTrainedTokenizerFast(tokenizer_object=core, unk_token="?").save_pretrained(tmp_path / "tok")
     source = write(tmp_path / "p.jsonl", [{"prompt": "abcde"}])
     result = prepare(
         [source], str(tmp_path / "out"), valid_fraction=0, test_fraction=0, tokenizer=str(tmp_path / "tok")

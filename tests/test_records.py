@@ -99,9 +99,7 @@ def test_comparison_shapes(tmp_path, row, prompt, pair):
 
 
 def test_prompt_messages_and_text(tmp_path):
-    (prompt,), report = read_records(
-        write(tmp_path / "p.jsonl", {"messages": [{**USER, "name": "x"}]}), Prompt
-    )
+    (prompt,), report = read_records(write(tmp_path / "p.jsonl", {"messages": [{**USER, "name": "x"}]}), Prompt)
     assert prompt.prompt == TURNS
     assert report.ignored_fields == {"prompt[].name": 1}
     (text,), _ = read_records(write(tmp_path / "t.jsonl", {"text": " words "}), Text)
@@ -187,9 +185,7 @@ def test_all_tied_is_set_aside_unless_kept(tmp_path):
     path = write(tmp_path / "c.jsonl", {"prompt": "q", "responses": ["a", "b"], "ranking": [1, 1]})
     records, report = read_records(path, Comparison)
     assert records == []
-    assert report.set_aside[0].lines() == [
-        f"{path}:1: ranking: all responses are tied: no preference to learn"
-    ]
+    assert report.set_aside[0].lines() == [f"{path}:1: ranking: all responses are tied: no preference to learn"]
     assert len(read_records(path, Comparison, keep_all_tied=True)[0]) == 1
 
 
@@ -288,9 +284,7 @@ def test_missing_sources_suggest_names_and_never_use_the_network(tmp_path, monke
     write(tmp_path / "demonstrations.jsonl", GOOD)
     with pytest.raises(FileNotFoundError, match=r"did you mean demonstrations\.jsonl"):
         read_records(tmp_path / "demonstration.jsonl", Demonstration)
-    with pytest.raises(
-        ValueError, match="save_to_disk did not write; give files of it instead: demonstrations"
-    ):
+    with pytest.raises(ValueError, match="save_to_disk did not write; give files of it instead: demonstrations"):
         read_records(tmp_path, Demonstration)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="is written hf://owner/name"):

@@ -105,9 +105,7 @@ def files(draw) -> tuple[type, bytes]:
         line = json.dumps(row).encode() if what % 2 else change_object(draw, row)
         lines.append(change_bytes(draw, line) if what > 4 else line)
     end = draw(st.sampled_from([b"\n", b"\r\n"]))
-    return kind, draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + end.join(lines) + draw(
-        st.sampled_from([b"", end])
-    )
+    return kind, draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + end.join(lines) + draw(st.sampled_from([b"", end]))
 
 
 def number_of_lines(data: bytes) -> int:

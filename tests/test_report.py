@@ -13,7 +13,9 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from lit_instructgpt.report import read_scalars, write_report
-from lit_instructgpt.report_charts import decimal, duration, number, percent, percent_range, thin, ticks
+from lit_instructgpt.report.charts import thin
+from lit_instructgpt.report.numbers import decimal, duration, number, percent, percent_range
+from lit_instructgpt.report.svg import ticks
 
 VOID = {"meta", "link", "br"}
 EVIL = "<script>alert('x')</script> & \"quotes\" \x00\x1b \ud800 </svg>"
@@ -119,9 +121,7 @@ class Page(HTMLParser):
         return " ".join(self.text.split())
 
 
-def render(
-    tmp_path: Path, report: dict[str, Any], runs: Mapping[str, str | Path] | None = None
-) -> tuple[str, Page]:
+def render(tmp_path: Path, report: dict[str, Any], runs: Mapping[str, str | Path] | None = None) -> tuple[str, Page]:
     path = tmp_path / "new" / "report.html"
     write_report(report, path, runs)
     page = path.read_text(encoding="utf-8")

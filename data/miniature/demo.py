@@ -45,7 +45,10 @@ class Demo:
     def start(self, stage: str, args: list[str], module: str = "lit_instructgpt", beside: bool = False) -> Job:
         """Start a command as a process of its own; `beside` another it has one thread and writes to a log file."""
         line = [sys.executable, "-m", module, *args]
-        print(f"\n== {stage}: {' '.join(['lit-instructgpt', *args] if module == 'lit_instructgpt' else line[1:])}", flush=True)
+        print(
+            f"\n== {stage}: {' '.join(['lit-instructgpt', *args] if module == 'lit_instructgpt' else line[1:])}",
+            flush=True,
+        )
         environment = {**os.environ, "PYTHONPATH": "data"}
         log = None
         if beside:
@@ -94,12 +97,8 @@ class Demo:
         """All stages, in order; returns the report."""
         begin = time.perf_counter()
         out = str(self.out)
-        self.command(
-            "generate", "--out", f"{out}/collected", "--seed", str(self.seed), module="miniature.generate"
-        )
-        inputs = [
-            f"{out}/collected/raw/{name}.jsonl" for name in ("demonstrations", "prompts_rm", "prompts_ppo")
-        ]
+        self.command("generate", "--out", f"{out}/collected", "--seed", str(self.seed), module="miniature.generate")
+        inputs = [f"{out}/collected/raw/{name}.jsonl" for name in ("demonstrations", "prompts_rm", "prompts_ppo")]
         self.command("prepare", "prepare", "--config", str(self.config("prepare")), "--inputs", json.dumps(inputs),
                      "--seed", str(self.seed))  # fmt: skip
         for split in ("train", "valid"):
@@ -116,9 +115,7 @@ class Demo:
         agreement = self.rank()
         self.fit("rm", "rm")
         self.fit("ppo", "ppo")
-        self.command(
-            "evaluate", "evaluate", "--config", str(self.config("evaluate")), "--allow_import", "miniature"
-        )
+        self.command("evaluate", "evaluate", "--config", str(self.config("evaluate")), "--allow_import", "miniature")
         self.seconds["total"] = round(time.perf_counter() - begin, 2)
         return self.report(agreement)
 
@@ -127,8 +124,7 @@ class Demo:
         start = time.perf_counter()
         valid = {row["id"] for row in read(self.out / "data/prompts_rm.valid.jsonl")}
         rows = [
-            {**row, "split": "valid" if row["id"] in valid else "train"}
-            for row in read(self.out / "samples.jsonl")
+            {**row, "split": "valid" if row["id"] in valid else "train"} for row in read(self.out / "samples.jsonl")
         ]
         ranked, held_out, agreement = compare(rows, self.seed)
         write(self.out / "ranked/comparisons.train.jsonl", [row for row in ranked if row["id"] not in valid])
@@ -158,9 +154,7 @@ class Demo:
             **json.loads((self.out / "evaluation.json").read_text(encoding="utf-8")),
         }  # fmt: skip
         report["seed"] = self.seed
-        (self.out / "report.json").write_text(
-            json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        (self.out / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         runs = {
             "base": self.out / "base",
             "sft": self.out / "sft",
@@ -190,16 +184,12 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="miniature.demo", description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--out", type=Path, default=None, help="default: runs/miniature, runs/miniature-seedN"
-    )
+    parser.add_argument("--out", type=Path, default=None, help="default: runs/miniature, runs/miniature-seedN")
     args = parser.parse_args(argv)
     out = args.out or Path(PLACE if args.seed == 0 else f"{PLACE}-seed{args.seed}")
     make_room(out)
     report = Demo(out, args.seed).run()
-    print(
-        f"\n{report['seconds']['total']:.0f} s in all. Open {out}/report.html; figures in {out}/report.json"
-    )
+    print(f"\n{report['seconds']['total']:.0f} s in all. Open {out}/report.html; figures in {out}/report.json")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from miniature.world import Task, sample_task
 WEB_WORDS = 520_000
 VALID_WORDS = 20_000
 NUM_CUSTOMERS = 420
-NUM_PROMPTS = 8_900
+NUM_PROMPTS = 9_800
 DEMONSTRATIONS_PER_LABELER = 195
 
 
@@ -58,7 +58,7 @@ def split_submissions(rng: random.Random) -> tuple[list[tuple[str, Task]], ...]:
     dealt: tuple[list[tuple[str, Task]], ...] = ([], [], [])
     for customer in customers(rng, NUM_CUSTOMERS, NUM_PROMPTS):
         for task in prompts(customer, rng):
-            dealt[rng.choices((0, 1, 2), weights=(25, 18, 57))[0]].append((customer.id, task))
+            dealt[rng.choices((0, 1, 2), weights=(21, 33, 46))[0]].append((customer.id, task))
     return dealt
 
 

@@ -24,8 +24,6 @@ class PhaseProgressBar(RichProgressBar):
         if self.is_enabled:
             self.progress.refresh()
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """A new step has no phase yet."""
         self.current_phase = ""

@@ -64,9 +64,7 @@ class WriteSamples(BasePredictionWriter):
         """Refuses to overwrite."""
         if stage == "predict":
             if self.path.exists():
-                raise FileExistsError(
-                    f"{self.path} exists already: give WriteSamples another path, or move the file"
-                )
+                raise FileExistsError(f"{self.path} exists already: give WriteSamples another path, or move the file")
             self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def write_on_batch_end(

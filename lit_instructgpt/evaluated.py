@@ -1,0 +1,107 @@
+"""Exported policies as ``evaluate`` measures them: samples, KL and loss on text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_instructgpt.batch import PromptBatch, pad
+from lit_instructgpt.datamodules.tokenizing import (
+    Collator,
+    Reading,
+    Source,
+    TokenizedPrompt,
+    pack_text,
+    tokenize_prompts,
+)
+from lit_instructgpt.formatting import PromptFormat, read_format
+from lit_instructgpt.functional import kl_k1, masked_sum, token_logprobs
+from lit_instructgpt.generation import inference_mode
+from lit_instructgpt.models import load_policy, load_tokenizer, next_token_logits
+from lit_instructgpt.records import Prompt, Text
+from lit_instructgpt.sampling import Sampling, sample_ids
+
+
+@dataclass
+class Samples:
+    """One response per prompt, as ids and text."""
+
+    prompts: list[TokenizedPrompt]
+    ids: list[list[int]]
+    texts: list[str]
+    stopped: list[bool]
+    kl: list[float] | None = None
+    text_loss: float | None = None
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The prompts' records."""
+        return [prompt.record for prompt in self.prompts]
+
+
+class Evaluated:
+    """An exported policy with its tokenizer and format."""
+
+    def __init__(self, directory: str, prompt_format: PromptFormat | None, device: str) -> None:
+        self.tokenizer = load_tokenizer(directory)
+        self.policy = load_policy(directory, self.tokenizer).eval().to(device)
+        self.format = read_format(directory) or prompt_format or PromptFormat()
+        self.device = device
+
+    def sample(self, records: Sequence[Prompt], reading: Reading, sampling: Sampling, batch_size: int) -> Samples:
+        """One response per prompt; batches hold prompts of similar length."""
+        prompts = tokenize_prompts(records, self.tokenizer, self.format, reading)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+        collator = Collator(self.tokenizer.pad_token_id)
+        ids: list[list[int]] = [[] for _ in prompts]
+        for stream, begin in enumerate(range(0, len(order), batch_size)):
+            rows = order[begin : begin + batch_size]
+            batch = self._to_device(collator.prompts([prompts[i] for i in rows]))
+            for i, response in zip(rows, sample_ids(self.policy, self.tokenizer, batch, sampling, stream), strict=True):
+                ids[i] = response
+        texts = [self.format.decode(response, self.tokenizer) for response in ids]
+        return Samples(prompts, ids, texts, [r[-1:] == [self.tokenizer.eos_token_id] for r in ids])
+
+    def kl(self, reference: Evaluated, samples: Samples, batch_size: int, temperature: float) -> list[float]:
+        """log(model / reference) of each sampled response, summed over its tokens, in nats."""
+        if reference.tokenizer.get_vocab() != self.tokenizer.get_vocab():
+            return []
+        totals = []
+        for begin in range(0, len(samples.ids), batch_size):
+            rows = range(begin, min(begin + batch_size, len(samples.ids)))
+            prompt, prompt_mask = pad([samples.prompts[i].ids for i in rows], self.tokenizer.pad_token_id, left=True)
+            response, mask = pad([samples.ids[i] for i in rows], self.tokenizer.pad_token_id)
+            ids = torch.cat([prompt, response], 1).to(self.device)
+            attention = torch.cat([prompt_mask, mask], 1).to(self.device)
+            own, other = (
+                self._logprobs(policy, ids, attention, response.shape[1], temperature or 1.0)
+                for policy in (self.policy, reference.policy)
+            )
+            totals += masked_sum(kl_k1(own, other), mask.to(self.device), 1).tolist()
+        return totals
+
+    def _logprobs(self, policy: Any, ids: Tensor, mask: Tensor, num: int, temperature: float) -> Tensor:
+        with inference_mode(policy):
+            return token_logprobs(next_token_logits(policy, ids, mask, num), ids[:, -num:], temperature)
+
+    def text_loss(self, reading: Reading, text: Source, num_tokens: int, batch_size: int) -> float:
+        """Mean negative log-likelihood of held-out text, nats per token."""
+        blocks = pack_text(reading.read(text, Text), self.tokenizer, num_tokens)
+        total, count = 0.0, 0
+        for begin in range(0, len(blocks), batch_size):
+            ids, mask = (x.to(self.device) for x in pad([b.ids for b in blocks[begin : begin + batch_size]], 0))
+            logprobs = self._logprobs(self.policy, ids, mask, ids.shape[1] - 1, 1.0)
+            total -= float(masked_sum(logprobs, mask[:, 1:]))
+            count += int(mask[:, 1:].sum())
+        return total / count
+
+    def _to_device(self, batch: PromptBatch) -> PromptBatch:
+        batch.input_ids, batch.attention_mask = (
+            batch.input_ids.to(self.device),
+            batch.attention_mask.to(self.device),
+        )
+        return batch

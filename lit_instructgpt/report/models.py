@@ -1,0 +1,64 @@
+"""The models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from lit_instructgpt.report.charts import Bar, bar_chart
+from lit_instructgpt.report.numbers import DASH, clean, decimal, digits_for, number, percent, percent_range
+from lit_instructgpt.report.parts import NOTHING, all_models, color_of, figure, join, name_of
+from lit_instructgpt.report.verdicts import METRICS, VERDICTS, Metric
+
+
+def models_table(report: Mapping[str, Any]) -> Markup:
+    """The table of all models, what its rows mean, and a chart per verdict."""
+    models = {name: m for name, m in all_models(report).items() if m}
+    if not models:
+        return NOTHING
+    extra = sorted({k for m in models.values() for k, v in m.items() if number(v) is not None} - set(METRICS))
+    known = {k: metric for k, metric in METRICS.items() if any(k in m for m in models.values())}
+    known |= {k: Metric(clean(k).replace("_", " "), "", 0, f"{clean(k)} in the report.") for k in extra}
+    dot = Markup('<th scope="col"><span class="dot" style="background:{}"></span>{}</th>')
+    head = join(dot.format(color_of(m, [*models]), name_of(m)) for m in models)
+    rows = join(_metric_row(key, metric, models) for key, metric in known.items())
+    terms = join(Markup("<dt>{}</dt><dd>{}</dd>").format(m.name, m.meaning) for k, m in known.items() if k in METRICS)
+    return Markup(
+        '<div class="table"><table><thead><tr><th scope="col">Held-out prompts, mean per model</th>{}'
+        "</tr></thead><tbody>{}</tbody></table></div>"
+        '<p class="note">Bold: the best of a row. {}: not measured.</p>'
+        "<details><summary>What the rows mean</summary><dl>{}</dl></details>{}"
+    ).format(head, rows, DASH, terms, _judged_charts(models))
+
+
+def _metric_row(key: str, metric: Metric, models: Mapping[str, Mapping[str, Any]]) -> Markup:
+    values = [number(m.get(key)) for m in models.values()]
+    present = [v for v in values if v is not None]
+    best = max((metric.better * v for v in present), default=0.0) if metric.better and len(present) > 1 else None
+    counted = all(isinstance(m[key], int) for m in models.values() if m.get(key) is not None)
+    digits = 0 if counted else digits_for(present)
+    cells = []
+    for value, m in zip(values, models.values(), strict=True):
+        shown = percent(value, 1) if metric.unit == "%" else decimal(value, digits)
+        ci = percent_range(m.get("ci95"), 1) if key == "win_rate_vs_sft" and value is not None else ""
+        small = Markup("<br><small>{}</small>").format(ci) if ci else NOTHING
+        css = Markup(' class="best"') if value is not None and best == metric.better * value else NOTHING
+        cells.append(Markup("<td{}>{}{}</td>").format(css, shown, small))
+    return Markup('<tr><th scope="row" title="{}">{}</th>{}</tr>\n').format(metric.meaning, metric.name, join(cells))
+
+
+def _judged_charts(models: Mapping[str, Mapping[str, Any]]) -> Markup:
+    figures = []
+    for key in VERDICTS:
+        bars = []
+        for model, m in models.items():
+            rate = number(m.get(key))
+            if rate is not None:
+                bars.append(Bar(name_of(model), rate, percent(rate), color_of(model, [*models])))
+        if bars:
+            metric = METRICS[key]
+            note = "higher is better" if metric.better > 0 else "lower is better"
+            figures.append(figure(metric.name, bar_chart(bars, metric.name, "share of responses", width=320), note))
+    return Markup('<div class="grid g3">{}</div>').format(join(figures)) if figures else NOTHING

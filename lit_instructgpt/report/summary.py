@@ -1,0 +1,102 @@
+"""The opening of the page: the results in sentences and the win rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from lit_instructgpt.report.charts import Bar, bar_chart
+from lit_instructgpt.report.numbers import NBSP, clean, decimal, duration, interval, number, percent, percent_range
+from lit_instructgpt.report.parts import NOTHING, all_models, as_dict, color_of, figure, name_of
+from lit_instructgpt.report.timing import total_seconds
+
+
+def hero(report: Mapping[str, Any]) -> Markup:
+    """The opening: what was done, the result in sentences and the win rates."""
+    preferences, others = _preferences(report)
+    sentences = [*others, *_behaviour(report), *_reward_model_sentences(report), *_cost(report)]
+    if not preferences and not sentences:
+        return NOTHING
+    opening = (
+        "A language model learned to follow instructions the way InstructGPT did: supervised fine-tuning "
+        "(SFT) on demonstrations, a reward model fitted to comparisons, then reinforcement learning (PPO) "
+        "against that reward model."
+    )
+    lead = Markup('<p class="lead">{}</p>').format(" ".join(preferences)) if preferences else NOTHING
+    summary = Markup("<div><p>{}</p>{}<p>{}</p></div>").format(opening, lead, " ".join(sentences))
+    return Markup('<div class="hero">{}{}</div>').format(summary, _win_chart(report))
+
+
+def _preferences(report: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The sentences on the trained models, the last model first, and the one on the base model."""
+    trained: list[str] = []
+    base: list[str] = []
+    for model, m in all_models(report).items():
+        rate, ci = number(m.get("win_rate_vs_sft")), interval(m.get("ci95"))
+        if rate is None or model == "sft":
+            continue
+        count = number(m.get("num_prompts"))
+        prompts = f"{decimal(count, 0)} held-out prompts" if count else "held-out prompts"
+        bounds = f" (95{NBSP}% CI {percent_range(ci)})" if ci else ""
+        verdict = ", so the two cannot be told apart" if ci and ci[0] <= 0.5 <= ci[1] else ""
+        of = "of" if count else "of the"
+        subject = "The base model" if model == "base" else name_of(model)
+        (base if model == "base" else trained).append(
+            f"{subject} is preferred to SFT on {percent(rate)} {of} {prompts}{bounds}{verdict}."
+        )
+    return trained[::-1], base
+
+
+def _behaviour(report: Mapping[str, Any]) -> list[str]:
+    models = all_models(report)
+    trained = [m for m in models if m not in ("base", "sft")]
+    if not trained or "sft" not in models:
+        return []
+    last = models[trained[-1]]
+    verbs = {"follows_instruction": "follows the instruction in", "hallucination": "hallucinates in",
+             "satisfies_constraint": "satisfies the stated constraint in"}  # fmt: skip
+    parts = [
+        f"{verb} {percent(last[key])} of responses (SFT: {percent(models['sft'].get(key))})"
+        for key, verb in verbs.items()
+        if number(last.get(key)) is not None
+    ]
+    listed = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + "".join(parts[-1:])
+    return [f"{name_of(trained[-1])} {listed}."] if parts else []
+
+
+def _reward_model_sentences(report: Mapping[str, Any]) -> list[str]:
+    rm, agreement = as_dict(report.get("rm")), as_dict(report.get("agreement"))
+    if number(rm.get("pair_accuracy")) is None:
+        return []
+    count = number(rm.get("num_pairs"))
+    pairs = f"{decimal(count, 0)} held-out pairs" if count else "the held-out pairs"
+    sentence = f"The reward model ranks {percent(rm['pair_accuracy'])} of {pairs} as the labelers did"
+    compared = []
+    if number(rm.get("length_baseline")) is not None:
+        compared.append(f"preferring the longer response gets {percent(rm['length_baseline'])}")
+    if number(agreement.get("training")) is not None:
+        compared.append(f"two labelers agree on {percent(agreement['training'])}")
+    return [sentence + ("; " + " and ".join(compared) if compared else "") + "."]
+
+
+def _cost(report: Mapping[str, Any]) -> list[str]:
+    total = total_seconds(report)
+    hardware = report.get("hardware")
+    return [f"All of it took {duration(total)}{f' on {clean(hardware)}' if hardware else ''}."] if total else []
+
+
+def _win_chart(report: Mapping[str, Any]) -> Markup:
+    models = all_models(report)
+    bars = []
+    for model, m in models.items():
+        rate = number(m.get("win_rate_vs_sft"))
+        if rate is not None and model != "sft":
+            bars.append(Bar(name_of(model), rate, percent(rate), color_of(model, [*models]), interval(m.get("ci95"))))
+    if not bars:
+        return NOTHING
+    chart = bar_chart(
+        bars, "Preferred to SFT", "share of held-out prompts", reference=(0.5, f"50{NBSP}%: as good as SFT")
+    )
+    return figure("Preferred to the SFT model", chart, f"Whiskers: 95{NBSP}% confidence interval.")

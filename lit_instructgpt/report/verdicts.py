@@ -1,0 +1,67 @@
+"""What the numbers of a model mean, and how they are shown."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """How a number of a model is shown; ``better`` is 1 for higher, -1 for lower, 0 for neither."""
+
+    name: str
+    unit: str
+    better: int
+    meaning: str
+
+
+METRICS = {
+    "win_rate_vs_sft": Metric(
+        "Preferred to SFT",
+        "%",
+        1,
+        "Share of held-out prompts on which the model's response is preferred to the SFT model's. "
+        "At 50 % the model is as good as SFT.",
+    ),
+    "follows_instruction": Metric(
+        "Follows the instruction", "%", 1, "Share of responses that attempt the task the prompt asks for."
+    ),
+    "hallucination": Metric(
+        "Hallucinates",
+        "%",
+        -1,
+        "Share of responses that state what the prompt does not support, where that can be judged.",
+    ),
+    "satisfies_constraint": Metric(
+        "Satisfies the constraint",
+        "%",
+        1,
+        "Share of responses that obey the prompt's explicit constraint, where it has one.",
+    ),
+    "likert": Metric("Overall quality (1 to 7)", "", 1, "Mean rating of the responses from 1 (worst) to 7 (best)."),
+    "rm_score": Metric(
+        "Reward model score",
+        "",
+        1,
+        "Mean score by the reward model, which PPO maximizes. It can rise while the responses get worse.",
+    ),
+    "kl_to_init": Metric(
+        "KL from the initial policy (nats)",
+        "",
+        0,
+        "How far training moved the model from where it started: mean KL divergence per response.",
+    ),
+    "text_loss": Metric(
+        "Loss on text (nats per token)",
+        "",
+        -1,
+        "Cross-entropy on held-out pretraining text. A rise is the alignment tax that ptx is to lower.",
+    ),
+    "response_tokens": Metric("Response length (tokens)", "", 0, "Mean number of tokens in a response."),
+    "stop_rate": Metric("Ends by itself", "%", 1, "Share of responses that end with the end-of-text token in time."),
+    "num_prompts": Metric("Held-out prompts", "", 0, "Number of held-out prompts behind the numbers of the model."),
+}
+VERDICTS = {
+    "follows_instruction": ("misses the instruction", "follows the instruction"),
+    "hallucination": ("no hallucination", "hallucinates"),
+    "satisfies_constraint": ("breaks the constraint", "satisfies the constraint"),
+}

@@ -1,0 +1,96 @@
+"""How a reward model does on comparisons that it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lit_instructgpt.datamodules.tokenizing import Collator, Reading, Source, tokenize_comparisons
+from lit_instructgpt.functional import ranking_pairs
+from lit_instructgpt.metrics import half_step
+from lit_instructgpt.records import Comparison
+from lit_instructgpt.rewards import ModelReward
+
+
+def reward_model_report(
+    scorer: ModelReward, reading: Reading, comparisons: Source, held_out: Source | None = None
+) -> dict[str, Any]:
+    """Pair accuracy with its 95 % interval over prompts, length baseline, per source, and calibration."""
+    margins, longer, prompt, source = _pairs(scorer, reading, comparisons)
+    correct = (np.sign(margins) + 1) / 2
+    confidence = 1 / (1 + np.exp(-np.abs(margins)))
+    bins, ece = [], 0.0
+    for low in np.arange(0.5, 1.0, 0.05):
+        inside = (confidence >= low) & (confidence < low + 0.05 + (1e-9 if low > 0.94 else 0))
+        if inside.any():
+            mean, right = float(confidence[inside].mean()), float(correct[inside].mean())
+            bins.append({"confidence": mean, "accuracy": right, "count": int(inside.sum())})
+            ece += abs(mean - right) * inside.mean()
+    report: dict[str, Any] = {
+        "pair_accuracy": float(correct.mean()),
+        "ci95": bootstrap_ci(correct, prompt),
+        "num_pairs": len(correct),
+        "length_baseline": float(longer.mean()),
+        "calibration": {"bins": bins, "ece": float(ece)},
+        "per_source": {
+            name: {
+                "accuracy": float(correct[source == name].mean()),
+                "ci95": bootstrap_ci(correct[source == name], list(np.array(prompt)[source == name])),
+                "num_pairs": int((source == name).sum()),
+                "length_baseline": float(longer[source == name].mean()),
+            }
+            for name in sorted(set(source.tolist()))
+        },
+    }
+    if held_out is not None:
+        margins, _, prompt, _ = _pairs(scorer, reading, held_out)
+        right = (np.sign(margins) + 1) / 2
+        report["pair_accuracy_held_out_labelers"] = float(right.mean())
+        report["ci95_held_out_labelers"] = bootstrap_ci(right, prompt)
+    return report
+
+
+def _pairs(scorer: ModelReward, reading: Reading, source: Source) -> tuple[Any, Any, list[int], Any]:
+    """Margins of the untied pairs, whether the longer is better, their prompts and their sources."""
+    records = reading.read(source, Comparison)
+    rankings = tokenize_comparisons(records, scorer.tokenizer, scorer.format, reading)
+    collator = Collator(scorer.tokenizer.pad_token_id)
+    margins: list[float] = []
+    longer: list[float] = []
+    prompt: list[int] = []
+    names: list[str] = []
+    for i, ranking in enumerate(sorted(rankings, key=lambda r: max(map(len, r.ids)))):
+        batch = collator.comparisons([ranking])
+        scores = scorer.score_ids(batch.input_ids[0].to(scorer.device), batch.attention_mask[0].to(scorer.device)).cpu()
+        pairs = ranking_pairs(scores[None], batch.ranking, batch.completion_mask)
+        lengths = ranking_pairs(batch.response_length.float(), batch.ranking, batch.completion_mask)
+        found = pairs.margin[pairs.untied].tolist()
+        margins += found
+        longer += half_step(lengths.margin[pairs.untied]).tolist()
+        prompt += [i] * len(found)
+        names += [ranking.source] * len(found)
+    if not margins:
+        raise ValueError(f"{source}: no untied pair to measure the reward model on")
+    return np.array(margins), np.array(longer), prompt, np.array(names)
+
+
+def bootstrap_ci(
+    values: np.ndarray, groups: Sequence[int] | None = None, num: int = 2000, seed: int = 0
+) -> list[float]:
+    """95 % percentile interval of the mean, resampling prompts.
+
+    Args:
+        values: one number per prompt or per pair.
+        groups: the prompt of each value, when a prompt has several; prompts are then resampled whole.
+        num: resamples.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    index = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    total = np.bincount(index, weights=values)
+    count = np.bincount(index)
+    rows = rng.integers(0, len(total), (num, len(total)))
+    means = total[rows].sum(1) / count[rows].sum(1)
+    return [float(np.quantile(means, q)) for q in (0.025, 0.975)]
