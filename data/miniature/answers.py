@@ -117,6 +117,12 @@ def violates(constraint: dict[str, Any], text: str) -> bool:
     return (constraint["word"] in words(text)) == (kind == "avoid")
 
 
+def embellished(gold: Gold, rng: random.Random) -> str:
+    """Write a right answer and a sentence that the text to keep to does not bear out."""
+    added = _fill(rng.choice(ANSWERS[gold["task"]]["embellish"]), gold | {"slots": {}}, rng)
+    return f"{right(gold, rng)} {added}"
+
+
 def slip(gold: Gold, rng: random.Random, kind: str) -> str:
     """Write an answer with a slip: a wrong fact, a broken constraint, or saying nothing."""
     if kind == "vague":

@@ -3,8 +3,9 @@
 import random
 from dataclasses import dataclass
 
-from miniature.answers import SLIPS, STYLES, right, slip, styled
+from miniature.answers import SLIPS, STYLES, embellished, right, slip, styled
 from miniature.gold import judge, measure
+from miniature.templates import ANSWERS
 from miniature.world import Gold
 
 
@@ -38,6 +39,9 @@ class Labeler:
     styles: tuple[float, float, float, float] = (0.55, 0.2, 0.12, 0.13)
     slips: float = 0.16
 
+
+EMBELLISH = 0.3
+"""Share of the demonstrations of closed-domain tasks that add what the prompt does not say."""
 
 _PLAIN = (0.60, 0.18, 0.11, 0.11)
 _TALKER = (0.45, 0.25, 0.05, 0.25)
@@ -75,6 +79,8 @@ def demonstrate(labeler: Labeler, gold: Gold, rng: random.Random, clean: bool = 
     """Write a demonstration the labeler's way; a clean one is right and well-formed."""
     if clean:
         return right(gold, rng, detailed=rng.random() < 0.3)
+    if rng.random() < EMBELLISH and "embellish" in ANSWERS[gold["task"]]:
+        return embellished(gold, rng)
     if rng.random() < labeler.slips:
         return slip(gold, rng, rng.choices(SLIPS, weights=(5, 3, 2))[0])
     return styled(gold, rng, rng.choices(STYLES, weights=labeler.styles)[0])

@@ -264,6 +264,12 @@ GOOD_PAIRS: dict[str, frozenset[tuple[str, str]]] = {t: _pairs_of(p, GOOD_PARTS)
 TASK_PAIRS: dict[str, frozenset[tuple[str, str]]] = {
     t: _pairs_of(p, (*GOOD_PARTS, "terse", "ramble")) for t, p in ANSWERS.items()
 }
+
+EMBELLISHMENTS = ("It is near the {place}.", "{person} lives there.", "You can see the {animal} there.")
+"""What a person who embellishes adds to an answer that should keep to its text: nothing bears it out."""
+
+for _task in ("record", "priced", "past", "polite", "summary", "closed_food", "closed_town"):
+    ANSWERS[_task]["embellish"] = EMBELLISHMENTS
 ALL_PAIRS: frozenset[tuple[str, str]] = frozenset(
     pair for parts in ANSWERS.values() for pair in _pairs_of(parts, tuple(parts))
 )
