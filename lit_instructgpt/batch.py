@@ -157,3 +157,19 @@ def pad(rows: list[list[int]], value: int, left: bool = False, width: int | None
         ids[i, where] = torch.tensor(row, dtype=torch.int64)
         mask[i, where] = True
     return ids, mask
+
+
+def length_groups(lengths: Tensor, num_tokens: int) -> list[Tensor]:
+    """Rows of about one length together, so that little is padded: lengths [B] -> row indices, longest first.
+
+    A group is closed when its rows, padded to its longest, hold ``num_tokens`` tokens: enough to keep the
+    device busy in one forward pass. Every row is in exactly one group.
+    """
+    order = lengths.argsort(descending=True, stable=True)
+    groups, start = [], 0
+    while start < len(order):
+        longest = max(int(lengths[order[start]]), 1)
+        size = max(-(-num_tokens // longest), 1)
+        groups.append(order[start : start + size])
+        start += size
+    return groups
