@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.utils import logging as hf_logging
 
 from lit_instructgpt.functional import last_index
+from lit_instructgpt.shared_prompt import SharedRows, share_prompt
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 
@@ -295,6 +296,44 @@ class ScalarModel(nn.Module):
         """The scalar at the last real token, found by mask and never by token id: [B, T] -> [B]."""
         scalars = self(input_ids, attention_mask)
         return scalars.gather(1, last_index(attention_mask)[:, None]).squeeze(1)
+
+    def score_shared(self, rows: SharedRows) -> Tensor:
+        """The scalar at the last token of each completion, the prompt computed once: [B, S] -> [B, K]."""
+        transformer = getattr(self.model, self.model.base_model_prefix)
+        mask = rows.attends()
+        if self.model.config._attn_implementation == "eager":
+            mask = torch.where(mask, 0.0, torch.finfo(torch.float32).min).to(self.model.dtype)
+        hidden = transformer(
+            input_ids=rows.input_ids, attention_mask=mask, position_ids=rows.position_ids, use_cache=False
+        ).last_hidden_state
+        return self.head(hidden.gather(1, rows.last[..., None].expand(-1, -1, hidden.shape[-1])))
+
+    @torch.no_grad()
+    def why_not_shared(self) -> str | None:
+        """Why this architecture's scores would differ if the completions of a prompt shared a row; None: they agree.
+
+        Told by its config, and tried on four tokens with two completions.
+        """
+        config = self.model.config
+        if config._attn_implementation not in ("sdpa", "eager"):
+            return f"attention {config._attn_implementation!r} takes no mask of its own"
+        if "sliding_attention" in (getattr(config, "layer_types", None) or []) or getattr(
+            config, "sliding_window", None
+        ):
+            return "it has sliding-window attention"
+        device = self.model.score.weight.device
+        ids = torch.arange(1, 19, device=device).view(1, 2, 9) % config.vocab_size
+        ids[:, 1, :4] = ids[:, 0, :4]
+        mask = torch.arange(9, device=device) < torch.tensor([[[7], [9]]], device=device)
+        with torch.autocast(device.type, enabled=False):
+            apart = self.score(ids[0], mask[0])
+            try:
+                together = self.score_shared(share_prompt(ids, mask, torch.tensor([4], device=device)))[0]
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                return f"its attention takes no mask of its own ({str(error).splitlines()[0]})"
+        difference = float((together - apart).abs().max())
+        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.05
+        return f"scores differ by {difference:.2g}" if difference > tolerance else None
 
     def values(self, input_ids: Tensor, attention_mask: Tensor, num_response: int) -> Tensor:
         """Values before each of the last ``num_response`` tokens: [B, T] -> [B, R]."""

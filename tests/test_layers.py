@@ -88,7 +88,18 @@ def test_records_are_read_without_torch(name: str):
     assert all(other.startswith(f"{NAME}.records") for other in own(name))
 
 
-LOW = {"functional", "kl_control", "batch", "ema", "formatting", "models", "generation", "optim", "metrics"}
+LOW = {
+    "functional",
+    "kl_control",
+    "batch",
+    "shared_prompt",
+    "ema",
+    "formatting",
+    "models",
+    "generation",
+    "optim",
+    "metrics",
+}
 MIDDLE = LOW | {"rewards", "sampling", "selfcheck"}
 
 

@@ -25,13 +25,14 @@ from lit_instructgpt.optim import (
     default_optimizer,
     sum_over_ranks,
 )
+from lit_instructgpt.shared_prompt import less_work, share_prompt
 
 TOKENS_PER_PASS = {"cpu": 1024}
 """That keep a device busy; smaller forward passes pad less. Others than the CPU: 16,384."""
 
 
 class RankingRM(LightningModule):
-    """Scores so that better-ranked outputs score higher: all pairs of a prompt from K forward passes.
+    """Scores so that better-ranked outputs score higher: all pairs of a prompt from K scores.
 
     Args:
         model: directory of the SFT model (or a reward model to continue); its unembedding is replaced by a
@@ -43,6 +44,8 @@ class RankingRM(LightningModule):
         micro_batch_size: prompts per forward pass, to save memory; does not change the result.
         max_grad_norm: clip the gradient's global norm; the paper does not say that it did.
         seed: of the new head.
+        share_prompt: compute a prompt once for all its completions; changes no result. Architectures where it
+            would are told from the others, with a warning.
     """
 
     def __init__(
@@ -55,13 +58,15 @@ class RankingRM(LightningModule):
         micro_batch_size: int | None = None,
         max_grad_norm: float | None = None,
         seed: int = 0,
+        share_prompt: bool = True,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.source, self.optimizer = model, optimizer
         self.final_lr_fraction, self.num_warmup_steps = final_lr_fraction, num_warmup_steps
         self.soft_ties, self.micro_batch_size, self.max_grad_norm = soft_ties, micro_batch_size, max_grad_norm
-        self.seed = seed
+        self.seed, self.share_prompt = seed, share_prompt
+        self._shares: bool | None = None
         self.tokenizer = load_tokenizer(model)
         self.reward_model: ScalarModel | None = None
         self.calibration = PairCalibration()
@@ -89,18 +94,45 @@ class RankingRM(LightningModule):
         self.reward_model.train()
 
     def scores(self, batch: ComparisonBatch) -> Tensor:
-        """Every completion that exists once, those of one length together: [B, K] float32, 0 elsewhere."""
+        """The score of every completion that exists: [B, K] float32, 0 elsewhere.
+
+        The completions of a prompt share one row wherever that is less work; the others have rows of their own.
+        """
         assert self.reward_model is not None
-        exists = batch.completion_mask
-        ids, mask = batch.input_ids[exists], batch.attention_mask[exists]
+        scores = torch.zeros_like(batch.completion_mask, dtype=torch.float32)
+        shared = torch.zeros_like(batch.completion_mask[:, 0])
+        if self.shares_prompt():
+            num_prompt = batch.attention_mask[:, 0].sum(-1) - batch.response_length[:, 0]
+            rows = share_prompt(batch.input_ids, batch.attention_mask, num_prompt)
+            shared = less_work(rows, batch.attention_mask, self.reward_model.model.score.in_features)
+            for take in self._groups(rows.lengths(), shared):
+                scores = scores.index_put((take,), self.reward_model.score_shared(rows.take(take).trim()))
+        apart = batch.completion_mask & ~shared[:, None]
+        ids, mask = batch.input_ids[apart], batch.attention_mask[apart]
         lengths = mask.sum(1)
-        groups = length_groups(lengths, TOKENS_PER_PASS.get(self.device.type, 16384))
-        found = []
-        for rows in groups:
-            width = int(lengths[rows].max())
-            found.append(self.reward_model.score(ids[rows, :width], mask[rows, :width]))
-        scores = torch.cat(found)[torch.cat(groups).argsort()]
-        return torch.zeros_like(exists, dtype=scores.dtype).masked_scatter(exists, scores)
+        place = apart.nonzero()
+        for take in self._groups(lengths, torch.ones_like(lengths, dtype=torch.bool)):
+            width = int(lengths[take].max())
+            found = self.reward_model.score(ids[take, :width], mask[take, :width])
+            scores = scores.index_put((place[take, 0], place[take, 1]), found)
+        return torch.where(batch.completion_mask, scores, 0.0)
+
+    def _groups(self, lengths: Tensor, which: Tensor) -> list[Tensor]:
+        """Indices of the rows that are meant, in groups for one forward pass each."""
+        index = which.nonzero().squeeze(1)
+        num_tokens = TOKENS_PER_PASS.get(self.device.type, 16384)
+        return [index[group] for group in length_groups(lengths[index], num_tokens)]
+
+    def shares_prompt(self) -> bool:
+        """Whether the completions of a prompt share a row: asked for, and exact for this architecture."""
+        assert self.reward_model is not None
+        if self._shares is None:
+            reason = self.reward_model.why_not_shared() if self.share_prompt else None
+            if reason:
+                rank_zero_warn(f"share_prompt: {type(self.reward_model.model).__name__} computes each completion with its "
+                               f"prompt, which is slower: {reason}. Set share_prompt: false to say so yourself")  # fmt: skip
+            self._shares = self.share_prompt and reason is None
+        return self._shares
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """One optimizer step on one global batch of prompts."""

@@ -77,18 +77,51 @@ def test_loss_is_brute_force_over_pairs_with_unequal_k(
     assert record.validated[0]["val/score"] == pytest.approx(mean, abs=1e-5)
 
 
-def test_pitfall_20_k_forward_passes_and_not_one_per_pair(tiny_dir: Any, tmp_path: Path):
-    module = started(tiny_dir("gpt_neox"))
+@pytest.mark.parametrize("share_prompt", [False, True])
+def test_pitfall_20_k_completions_are_computed_once_and_not_once_per_pair(
+    tiny_dir: Any, tokenizer: Any, tmp_path: Path, share_prompt: bool
+):
+    rows = [{"prompt": "say it", "responses": [f"word {i}" for i in range(9)], "ranking": list(range(1, 10))}]
+    sequences = [whole_ids(tokenizer, "say it", text) for text in rows[0]["responses"]]
+    num_prompt = len(whole_ids(tokenizer, "say it", "")) - 1  # EOS
+    module = started(tiny_dir("gpt_neox"), share_prompt=share_prompt)
+    module.shares_prompt()
     seen = []
     module.reward_model.model.gpt_neox.register_forward_hook(
-        lambda _, args, kwargs, output: seen.append(kwargs["input_ids"].shape[0]), with_kwargs=True
+        lambda _, args, kwargs, output: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    fit(module, comparisons(tmp_path), tmp_path)
-    assert seen == [sum(len(row["responses"]) for row in COMPARISONS)]
-    seen.clear()
-    nine = [{"prompt": "say", "responses": [f"word {i}" for i in range(9)], "ranking": list(range(1, 10))}]
-    fit(module, comparisons(tmp_path, nine, batch_size=1), tmp_path)
-    assert seen == [9], "and not 36"
+    fit(module, comparisons(tmp_path, rows, batch_size=1), tmp_path)
+    responses = sum(len(ids) - num_prompt for ids in sequences)
+    assert seen == [(1, num_prompt + responses) if share_prompt else (9, max(map(len, sequences)))], "and not 36"
+
+
+def test_shared_prompt_changes_neither_loss_nor_gradient(family: str, tiny_dir: Any, tmp_path: Path):
+    found = []
+    for share_prompt in (False, True):
+        module = RankingRM(tiny_dir(family), optimizer=sgd(0.1), share_prompt=share_prompt)
+        _, record = fit(module, comparisons(tmp_path), tmp_path)
+        assert module.shares_prompt() == share_prompt
+        found.append(
+            (record.logged[0]["train/loss"], record.logged[0]["train/grad_norm"], weights(module.reward_model))
+        )
+    assert found[1][:2] == pytest.approx(found[0][:2], rel=1e-5)
+    assert_same(found[1][2], found[0][2], 1e-6)
+
+
+def test_an_architecture_with_sliding_windows_falls_back_loudly(tiny_dir: Any, tmp_path: Path):
+    module = started(tiny_dir("llama"))
+    module.reward_model.model.config.sliding_window = 4
+    with pytest.warns(UserWarning, match="sliding-window attention. Set share_prompt: false"):
+        assert not module.shares_prompt()
+
+
+def test_an_architecture_that_ignores_the_mask_is_found_out(tiny_dir: Any):
+    module = started(tiny_dir("gpt2"))
+    transformer = module.reward_model.model.transformer
+    forward = transformer.forward
+    transformer.forward = lambda **kwargs: forward(**{**kwargs, "attention_mask": None})
+    with pytest.warns(UserWarning, match="share_prompt: GPT2ForSequenceClassification .* scores differ by"):
+        assert not module.shares_prompt()
 
 
 def test_the_order_of_the_completions_does_not_matter(tiny_dir: Any, tmp_path: Path):
