@@ -77,13 +77,13 @@ class Size:
 
 ALL = 10**9
 FULL = Size(
-    {"data2text_emnlp17": (400, ALL), "data2text_rankme": (100, ALL), "hh_helpful": (600, 400), "oasst1": (24, 20),
+    {"data2text_emnlp17": (ALL, ALL), "data2text_rankme": (ALL, ALL), "hh_helpful": (1200, 400), "oasst1": (100, ALL),
      "other": (200, 50)},
-    (288, 48), 40, 60, 64,
+    (900, 48), 40, 100, 320,
 )  # fmt: skip
 SMALL = Size({"other": (16, 8)}, (16, 8), 8, 8, 16)
 
-MAX_NEW_TOKENS = 48
+MAX_NEW_TOKENS = 64
 """Of PPO's responses: the references have about 30."""
 
 NOTES = [
@@ -339,8 +339,7 @@ class Stages:
             "ppo", "--model.init_args.policy", str(self.work / "sft/export"),
             "--model.init_args.reward_model", str(self.work / "rm/export"),
             "--model.init_args.ppo.seed", str(self.seed), "--model.init_args.ppo.max_new_tokens", str(MAX_NEW_TOKENS),
-            "--model.init_args.ppo.minibatch_size", "8", "--model.init_args.ppo.micro_batch_size", "8",
-            "--data.init_args.batch_size", "16", "--data.init_args.num_episodes", str(episodes),
+            "--data.init_args.num_episodes", str(episodes),
             "--data.init_args.train", str(self.work / "data/prompts.train.jsonl"),
             "--data.init_args.text", str(self.work / "data/text.jsonl"),
         )  # fmt: skip
