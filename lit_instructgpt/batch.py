@@ -159,6 +159,11 @@ def pad(rows: list[list[int]], value: int, left: bool = False, width: int | None
     return ids, mask
 
 
+def tokens_per_pass(device: torch.device) -> int:
+    """Tokens that keep a device busy in one forward pass; larger passes pad more."""
+    return 1024 if device.type == "cpu" else 16384
+
+
 def length_groups(lengths: Tensor, num_tokens: int) -> list[Tensor]:
     """Rows of about one length together, so that little is padded: lengths [B] -> row indices, longest first.
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lit_instructgpt.batch import PromptBatch, pad
 from lit_instructgpt.datamodules.tokenizing import (
@@ -19,9 +18,10 @@ from lit_instructgpt.datamodules.tokenizing import (
     tokenize_prompts,
 )
 from lit_instructgpt.formatting import PromptFormat, read_format
-from lit_instructgpt.functional import kl_k1, masked_sum, token_logprobs
+from lit_instructgpt.functional import kl_k1, masked_sum
 from lit_instructgpt.generation import inference_mode
-from lit_instructgpt.models import load_policy, load_tokenizer, next_token_logits
+from lit_instructgpt.logprobs import response_logprobs, target_logprobs
+from lit_instructgpt.models import load_policy, load_tokenizer
 from lit_instructgpt.records import Prompt, Text
 from lit_instructgpt.sampling import Sampling, sample_ids
 
@@ -74,19 +74,18 @@ class Evaluated:
         for begin in range(0, len(samples.ids), batch_size):
             rows = range(begin, min(begin + batch_size, len(samples.ids)))
             prompt, prompt_mask = pad([samples.prompts[i].ids for i in rows], self.tokenizer.pad_token_id, left=True)
-            response, mask = pad([samples.ids[i] for i in rows], self.tokenizer.pad_token_id)
-            ids = torch.cat([prompt, response], 1).to(self.device)
-            attention = torch.cat([prompt_mask, mask], 1).to(self.device)
-            own, other = (
-                self._logprobs(policy, ids, attention, response.shape[1], temperature or 1.0)
-                for policy in (self.policy, reference.policy)
+            response, mask = (
+                x.to(self.device) for x in pad([samples.ids[i] for i in rows], self.tokenizer.pad_token_id)
             )
-            totals += masked_sum(kl_k1(own, other), mask.to(self.device), 1).tolist()
+            ids = torch.cat([prompt.to(self.device), response], 1)
+            attention = torch.cat([prompt_mask.to(self.device), mask], 1)
+            with inference_mode(self.policy, reference.policy):
+                own, other = (
+                    response_logprobs(policy, ids, attention, mask, temperature or 1.0)[0]
+                    for policy in (self.policy, reference.policy)
+                )
+            totals += masked_sum(kl_k1(own, other), mask, 1).tolist()
         return totals
-
-    def _logprobs(self, policy: Any, ids: Tensor, mask: Tensor, num: int, temperature: float) -> Tensor:
-        with inference_mode(policy):
-            return token_logprobs(next_token_logits(policy, ids, mask, num), ids[:, -num:], temperature)
 
     def text_loss(self, reading: Reading, text: Source, num_tokens: int, batch_size: int) -> float:
         """Mean negative log-likelihood of held-out text, nats per token."""
@@ -94,9 +93,10 @@ class Evaluated:
         total, count = 0.0, 0
         for begin in range(0, len(blocks), batch_size):
             ids, mask = (x.to(self.device) for x in pad([b.ids for b in blocks[begin : begin + batch_size]], 0))
-            logprobs = self._logprobs(self.policy, ids, mask, ids.shape[1] - 1, 1.0)
-            total -= float(masked_sum(logprobs, mask[:, 1:]))
-            count += int(mask[:, 1:].sum())
+            targets = mask & (torch.arange(ids.shape[1], device=ids.device) > 0)
+            with inference_mode(self.policy):
+                total -= float(target_logprobs(self.policy, ids, mask, targets)[0].sum())
+            count += int(targets.sum())
         return total / count
 
     def _to_device(self, batch: PromptBatch) -> PromptBatch:

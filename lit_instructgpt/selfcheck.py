@@ -165,7 +165,7 @@ def check_first_rollout(module: PPOModule, rollout: Rollout) -> None:
     mask = few.response_mask
     problems = []
     with torch.no_grad():
-        again = module.logprobs(module.policy, few)
+        again = module.logprobs(module.policy, few)[0]
     ratio = (again - few.logprobs)[mask].abs().max().item()
     if not ratio <= tolerance:
         problems.append(
@@ -176,7 +176,7 @@ def check_first_rollout(module: PPOModule, rollout: Rollout) -> None:
     num = shortest.response_mask.shape[1]
     with inference_mode(module.policy, module.value_model):
         pairs = {
-            "policy": (module.logprobs(module.policy, few), module.logprobs(module.policy, shortest)),
+            "policy": tuple(module.logprobs(module.policy, part)[0] for part in (few, shortest)),
             "value_model": tuple(
                 module.value_model.values(part.input_ids, part.attention_mask, part.response_mask.shape[1])
                 for part in (few, shortest)

@@ -96,6 +96,7 @@ LOW = {
     "ema",
     "formatting",
     "models",
+    "logprobs",
     "generation",
     "optim",
     "metrics",

@@ -22,13 +22,8 @@ from lit_instructgpt import functional as F
 from lit_instructgpt.batch import DemoBatch, PromptBatch, Rollout
 from lit_instructgpt.ema import WeightEMA
 from lit_instructgpt.generation import inference_mode, sample
-from lit_instructgpt.models import (
-    ScalarModel,
-    load_policy,
-    load_tokenizer,
-    next_token_logits,
-    quiet_loading,
-)
+from lit_instructgpt.logprobs import response_logprobs, target_logprobs
+from lit_instructgpt.models import ScalarModel, load_policy, load_tokenizer, quiet_loading
 from lit_instructgpt.modules.ppo_config import Metrics, PPOConfig
 from lit_instructgpt.optim import (
     build_optimizer,
@@ -115,8 +110,8 @@ class PPOModule(LightningModule):
         """Fills in log-probabilities, values and scores, over micro-batches of similar length."""
         for rows, part in self.micro_batches(rollout):
             num = part.response_mask.shape[1]
-            rollout.logprobs[rows, :num] = self.logprobs(self.policy, part)
-            rollout.ref_logprobs[rows, :num] = self.logprobs(self.ref, part)
+            rollout.logprobs[rows, :num] = self.logprobs(self.policy, part)[0]
+            rollout.ref_logprobs[rows, :num] = self.logprobs(self.ref, part)[0]
             rollout.values[rows, :num] = self.value_model.values(part.input_ids, part.attention_mask, num)
             if self.reward_fn is None:
                 rollout.scores[rows] = self.reward_model.score(part.input_ids, part.attention_mask)
@@ -180,36 +175,30 @@ class PPOModule(LightningModule):
         for _, part in self.micro_batches(minibatch):
             mask = part.response_mask
             with torch.set_grad_enabled(True):
-                logits = self.response_logits(self.policy, part)
-                logprobs = F.token_logprobs(logits, part.input_ids[:, -mask.shape[1] :], ppo.temperature)
+                logprobs, entropy = self.logprobs(self.policy, part, with_entropy=True)
                 values = self.value_model.values(part.input_ids, part.attention_mask, mask.shape[1])
                 policy = F.clipped_policy_loss(logprobs, part.logprobs, part.advantages, mask, ppo.clip_eps, num_tokens)
                 value = F.clipped_value_loss(values, part.values, part.returns, mask, ppo.value_clip_eps, num_tokens)
                 self.manual_backward(policy.loss + ppo.vf_coef * value.loss)
-            self.log_micro_batch(part, logits, logprobs, float(num_tokens), policy, value)
+            self.log_micro_batch(part, entropy, logprobs, float(num_tokens), policy, value)
 
     def backward_ptx(self, text: DemoBatch) -> None:
         """Gradient of Eq. 2's second term: ptx_coef times the mean negative log-likelihood per token of text."""
         num_tokens = sum_over_ranks(self, text.response_mask.sum()) / self.trainer.world_size
         for part in text.split(self.ppo.micro_batch_size):
-            keep = part.input_ids.shape[1] - 1
-            logits = next_token_logits(self.policy, part.input_ids, part.attention_mask, keep)
-            logprobs = F.token_logprobs(logits, part.input_ids[:, 1:])
-            nll = -F.masked_sum(logprobs, part.response_mask[:, 1:]) / num_tokens
+            logprobs, _ = target_logprobs(self.policy, part.input_ids, part.attention_mask, part.response_mask)
+            nll = -logprobs.sum() / num_tokens
             self.manual_backward(self.ppo.ptx_coef * nll)
             share = float(part.response_mask.sum() / num_tokens)
             self.metrics.add(share, loss__ptx=nll.detach() / share)
 
     # ------------------------------------------------------------------ pieces of it
 
-    def response_logits(self, model: Any, part: Rollout) -> Tensor:
-        """Logits that predict the response tokens: [B, R, V]."""
-        return next_token_logits(model, part.input_ids, part.attention_mask, part.response_mask.shape[1])
-
-    def logprobs(self, model: Any, part: Rollout) -> Tensor:
-        """Log-probabilities of the response tokens, at the one temperature: [B, R]."""
-        tokens = part.input_ids[:, -part.response_mask.shape[1] :]
-        return F.token_logprobs(self.response_logits(model, part), tokens, self.ppo.temperature)
+    def logprobs(self, model: Any, part: Rollout, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the response tokens at the one temperature, and entropies if asked: [B, R] each."""
+        return response_logprobs(
+            model, part.input_ids, part.attention_mask, part.response_mask, self.ppo.temperature, with_entropy
+        )
 
     def micro_batches(self, rollout: Rollout) -> Iterator[tuple[Tensor, Rollout]]:
         """Row indices and episodes, sorted by length and cut to their own padding."""
@@ -241,7 +230,7 @@ class PPOModule(LightningModule):
     # ------------------------------------------------------------------ metrics (docs/metrics.md)
 
     def log_micro_batch(
-        self, part: Rollout, logits: Tensor, logprobs: Tensor, num_tokens: float,
+        self, part: Rollout, entropy: Tensor, logprobs: Tensor, num_tokens: float,
         policy: F.ClippedLoss, value: F.ClippedLoss,
     ) -> None:  # fmt: skip
         """Adds what the update's forward pass shows, weighted by its share of the minibatch's tokens."""
@@ -255,7 +244,7 @@ class PPOModule(LightningModule):
                 policy__clipfrac=policy.clipfrac / share, value__clipfrac=value.clipfrac / share,
                 policy__ratio=F.masked_mean(log_ratio.exp(), mask),
                 policy__approx_kl=F.masked_mean(F.kl_k3(part.logprobs, logprobs.detach()), mask),
-                policy__entropy=F.masked_mean(F.token_entropy(logits, self.ppo.temperature), mask),
+                policy__entropy=F.masked_mean(entropy, mask),
             )  # fmt: skip
 
     def log_rollout(self, rollout: Rollout) -> float:

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lit_instructgpt.batch import ComparisonBatch, length_groups
+from lit_instructgpt.batch import ComparisonBatch, length_groups, tokens_per_pass
 from lit_instructgpt.functional import ranking_loss
 from lit_instructgpt.generation import inference_mode
 from lit_instructgpt.metrics import PairAccuracy, PairCalibration
@@ -26,9 +26,6 @@ from lit_instructgpt.optim import (
     sum_over_ranks,
 )
 from lit_instructgpt.shared_prompt import less_work, share_prompt
-
-TOKENS_PER_PASS = {"cpu": 1024}
-"""That keep a device busy; smaller forward passes pad less. Others than the CPU: 16,384."""
 
 
 class RankingRM(LightningModule):
@@ -120,8 +117,7 @@ class RankingRM(LightningModule):
     def _groups(self, lengths: Tensor, which: Tensor) -> list[Tensor]:
         """Indices of the rows that are meant, in groups for one forward pass each."""
         index = which.nonzero().squeeze(1)
-        num_tokens = TOKENS_PER_PASS.get(self.device.type, 16384)
-        return [index[group] for group in length_groups(lengths[index], num_tokens)]
+        return [index[group] for group in length_groups(lengths[index], tokens_per_pass(self.device))]
 
     def shares_prompt(self) -> bool:
         """Whether the completions of a prompt share a row: asked for, and exact for this architecture."""

@@ -12,17 +12,10 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_instructgpt.batch import DemoBatch, PromptBatch, pad
-from lit_instructgpt.functional import masked_sum, token_logprobs
+from lit_instructgpt.batch import DemoBatch, PromptBatch, length_groups, pad, tokens_per_pass
 from lit_instructgpt.generation import inference_mode, sample
-from lit_instructgpt.models import (
-    ModelSource,
-    add_residual_dropout,
-    load_policy,
-    load_tokenizer,
-    next_token_logits,
-    quiet_loading,
-)
+from lit_instructgpt.logprobs import target_logprobs
+from lit_instructgpt.models import ModelSource, add_residual_dropout, load_policy, load_tokenizer, quiet_loading
 from lit_instructgpt.modules.steps import num_optimizer_steps
 from lit_instructgpt.optim import (
     build_optimizer,
@@ -112,13 +105,14 @@ class SFT(LightningModule):
         return batch.attention_mask & later
 
     def nll_sum(self, batch: DemoBatch) -> Tensor:
-        """Summed negative log-likelihood of the batch's targets, nats."""
-        width = int(batch.attention_mask.sum(1).max())
-        targets = self.targets(batch)[:, :width]
-        keep = width - int(targets.any(0).long().argmax())
-        ids, mask = batch.input_ids[:, :width], batch.attention_mask[:, :width]
-        logits = next_token_logits(self.policy, ids, mask, keep)
-        return -masked_sum(token_logprobs(logits, ids[:, -keep:]), targets[:, -keep:])
+        """Summed negative log-likelihood of the batch's targets, nats; rows of one length go together."""
+        targets, lengths = self.targets(batch), batch.attention_mask.sum(1)
+        total = torch.zeros((), device=targets.device)
+        for rows in length_groups(lengths, tokens_per_pass(targets.device)):
+            width = int(lengths[rows].max())
+            ids, mask = batch.input_ids[rows, :width], batch.attention_mask[rows, :width]
+            total = total - target_logprobs(self.policy, ids, mask, targets[rows, :width])[0].sum()
+        return total
 
     def training_step(self, batch: DemoBatch, batch_idx: int) -> None:
         """One optimizer step on one global batch."""
