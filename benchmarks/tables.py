@@ -8,14 +8,14 @@ from statistics import median
 from typing import Any
 
 RESULTS = Path("benchmarks/results")
-NAMES = {"base": "base", "sft": "SFT", "ppo_ptx": "PPO-ptx"}
+NAMES = {"base": "base", "sft": "SFT", "init": "PPO's start (SFT with text)", "ppo_ptx": "PPO-ptx"}
 COLUMNS = {
     "win_rate_vs_sft": ("preferred to SFT", "{:.0%}"),
     "follows_instruction": ("follows the instruction", "{:.0%}"),
     "hallucination": ("hallucinates", "{:.0%}"),
     "satisfies_constraint": ("satisfies the constraint", "{:.0%}"),
     "likert": ("Likert 1-7", "{:.1f}"),
-    "kl_to_init": ("KL to its start, nats", "{:.1f}"),
+    "kl_to_init": ("KL to PPO's start, nats", "{:.1f}"),
     "text_loss": ("text loss, nats/token", "{:.2f}"),
 }
 
@@ -61,13 +61,17 @@ def real_data(results: dict[str, Any]) -> str:
             f"| {name} | {row['num_pairs']} | {row['rm']['accuracy']:.1%} ({low:.1%}-{high:.1%}) "
             f"| {row['length_baseline']['accuracy']:.1%} | {row['bag_of_words_baseline']['accuracy']:.1%} |"
         )
+    gain = results["ppo"]["score_gain"]
+    num_train = sum(counts["train"] for counts in results["selection"]["comparisons"].values())
     above = ", ".join(results["sources_with_rm_above_both"]) or "none"
     lines += [
         "",
         f"SmolLM2-135M on validation rankings by people, `python benchmarks/real_data.py --data DIR`, seed {results['seed']}, "
         f"{results['hardware']}, {sum(row['num_rankings'] for row in results['reward_model'].values())} rankings to "
-        f"measure on. Above both baselines: {above}. The model has seen about a thousand rankings; "
-        "the whole is in benchmarks/results/real_data.json.",
+        f"measure on, {num_train} to train on. Above both baselines: {above}. PPO-ptx changed the reward model's score on "
+        f"{results['ppo']['after']['num_prompts']} held-out prompts by {gain['mean']:+.2f} (95 % CI {gain['ci95'][0]:.2f} to "
+        f"{gain['ci95'][1]:.2f}) at {results['ppo']['after']['kl_to_start_nats']['mean']:.1f} nats. The whole is in "
+        "benchmarks/results/real_data.json.",
     ]
     return "\n".join(lines)
 

@@ -161,8 +161,7 @@ def _judge(samples: Samples, judge: Judge | None, scorer: ModelReward | None) ->
     if len(rows) != len(samples.texts):
         raise ValueError(f"the judge returned {len(rows)} judgements for {len(samples.texts)} responses")
     if scorer is not None:
-        prompts = [record["prompt"] for record in samples.records]
-        for row, score in zip(rows, scorer(prompts, samples.texts), strict=True):
+        for row, score in zip(rows, samples.score(scorer), strict=True):
             row["rm_score"] = score
             row.setdefault("utility", score)
     if any(row.get("utility") is None for row in rows):

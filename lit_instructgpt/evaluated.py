@@ -23,19 +23,31 @@ from lit_instructgpt.generation import inference_mode
 from lit_instructgpt.logprobs import response_logprobs, target_logprobs
 from lit_instructgpt.models import load_policy, load_tokenizer
 from lit_instructgpt.records import Prompt, Text
+from lit_instructgpt.rewards import ModelReward
 from lit_instructgpt.sampling import Sampling, sample_ids
 
 
 @dataclass
 class Samples:
-    """One response per prompt, as ids and text."""
+    """One response per prompt, as ids and text, with what made ids of text."""
 
     prompts: list[TokenizedPrompt]
     ids: list[list[int]]
     texts: list[str]
     stopped: list[bool]
+    format: PromptFormat
+    vocabulary: dict[str, int]
     kl: list[float] | None = None
     text_loss: float | None = None
+
+    def score(self, scorer: ModelReward) -> list[float]:
+        """The reward model's scores: of the very ids where it reads them alike, else of the text.
+
+        From text a response that was cut at its limit would get the EOS that it did not reach.
+        """
+        if scorer.format == self.format and scorer.tokenizer.get_vocab() == self.vocabulary:
+            return scorer.score_sequences([p.ids + ids for p, ids in zip(self.prompts, self.ids, strict=True)])
+        return scorer([record["prompt"] for record in self.records], self.texts)
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -64,7 +76,8 @@ class Evaluated:
             for i, response in zip(rows, sample_ids(self.policy, self.tokenizer, batch, sampling, stream), strict=True):
                 ids[i] = response
         texts = [self.format.decode(response, self.tokenizer) for response in ids]
-        return Samples(prompts, ids, texts, [r[-1:] == [self.tokenizer.eos_token_id] for r in ids])
+        stopped = [response[-1:] == [self.tokenizer.eos_token_id] for response in ids]
+        return Samples(prompts, ids, texts, stopped, self.format, self.tokenizer.get_vocab())
 
     def kl(self, reference: Evaluated, samples: Samples, batch_size: int, temperature: float) -> list[float]:
         """log(model / reference) of each sampled response, summed over its tokens, in nats."""

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 # Imported so that short class names (--model SFT) are known.
-from lit_instructgpt.callbacks import RunDirectory
+from lit_instructgpt.callbacks import PhaseProgressBar, RunDirectory
 from lit_instructgpt.callbacks.run_directory import occupied
 from lit_instructgpt.datamodules import ComparisonDataModule, DemoDataModule, PromptDataModule  # noqa: F401
 from lit_instructgpt.modules import SFT, PPOModule, RankingRM  # noqa: F401
@@ -57,12 +57,17 @@ class InstructCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Points logger and checkpoints to the run directory; the saved config names it in ``run_dir`` alone.
 
+        The progress bar is one that shows PPO's phases, unless another is configured.
+
         Only ``fit`` logs: the other verbs print, and leave a run's directory as it is.
         """
         config = self.config[self.subcommand]
         if config.trainer.logger is None or config.trainer.logger is True:
             fitting = self.subcommand == "fit"
             kwargs["logger"] = fitting and TensorBoardLogger(config.run_dir, name="", version="")
+        given = self.config_init[self.subcommand].trainer.callbacks or []
+        if config.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in given):
+            self.trainer_defaults["callbacks"] = [PhaseProgressBar()]
         return super().instantiate_trainer(default_root_dir=config.run_dir, **kwargs)
 
     def before_fit(self) -> None:

@@ -20,14 +20,19 @@ from lit_instructgpt.models import next_token_logits, positions
 POSITIONS_PER_CHUNK = 4096
 """More positions than this are projected in turn, and once more in the backward pass: [N, V] is never whole."""
 
+LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+"""Of configs whose logits are more than a projection."""
+
 _heads: WeakKeyDictionary[Any, Callable[[Tensor], Tensor] | None] = WeakKeyDictionary()
 
 
 def vocabulary_head(model: Any) -> Callable[[Tensor], Tensor] | None:
     """The projection from the last hidden state to the logits; None where the model does more than project.
 
-    (Some families scale or cap their logits.) Tried on three tokens, once per model.
+    Some families scale or cap their logits: told by the config, and tried on three tokens, once per model.
     """
+    if any(getattr(model.config, name, None) is not None for name in LOGIT_SETTINGS):
+        return None
     if model not in _heads:
         head = model.get_output_embeddings()
         ids = torch.arange(3, device=next(model.parameters()).device)[None]

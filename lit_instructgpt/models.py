@@ -183,21 +183,21 @@ def add_residual_dropout(model: nn.Module, probability: float) -> int:
         How many blocks drop.
 
     Raises:
-        ValueError: the family's blocks are not found.
+        ValueError: not every layer has one attention and one MLP block by a known name.
     """
-    names = {"self_attn", "attn", "attention", "mlp", "feed_forward", "ffn", "fc"}
-    blocks = [
-        block
+    names = {"self_attn", "attn", "attention", "mlp", "feed_forward", "ffn", "fc", "fc2"}
+    stacks = [
+        [[block for name, block in layer.named_children() if name in names] for layer in layers]
         for layers in model.modules()
         if isinstance(layers, nn.ModuleList)
-        for layer in layers
-        for name, block in layer.named_children()
-        if name in names
     ]
-    if not blocks:
+    found = [blocks for layers in stacks if any(layers) for blocks in layers]
+    if not found or any(len(blocks) != 2 for blocks in found):
         raise ValueError(
-            f"residual dropout: no attention or MLP blocks found in {type(model).__name__}; set dropout: 0"
+            f"residual dropout: {type(model).__name__} does not show one attention and one MLP block in each layer; "
+            "set model.dropout: 0"
         )
+    blocks = [block for layer in found for block in layer]
 
     def drop(module: nn.Module, _: Any, output: Any) -> Any:
         if isinstance(output, tuple):
@@ -317,10 +317,10 @@ class ScalarModel(nn.Module):
         config = self.model.config
         if config._attn_implementation not in ("sdpa", "eager"):
             return f"attention {config._attn_implementation!r} takes no mask of its own"
-        if "sliding_attention" in (getattr(config, "layer_types", None) or []) or getattr(
-            config, "sliding_window", None
-        ):
-            return "it has sliding-window attention"
+        local = {"sliding_attention", "chunked_attention"} & set(getattr(config, "layer_types", None) or [])
+        windows = ("sliding_window", "window_size", "attention_types", "attention_chunk_size")
+        if local or any(getattr(config, name, None) for name in windows):
+            return "it has windows of attention, and counts them in columns"
         device = self.model.score.weight.device
         ids = torch.arange(1, 19, device=device).view(1, 2, 9) % config.vocab_size
         ids[:, 1, :4] = ids[:, 0, :4]

@@ -73,6 +73,11 @@ def check_trainer(trainer: Trainer, where: str) -> None:
             f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}: batch sizes are global "
             "here; leave it out and set model.init_args.micro_batch_size to save memory (the result is the same)"
         )
+    if trainer.precision in ("16-mixed", "16-true"):
+        problems.append(
+            f"trainer.precision is {trainer.precision}: float16 needs a loss scale, which clipping and the step here do "
+            "not know; set bf16-mixed"
+        )
     if trainer.gradient_clip_val:
         problems.append(
             f"trainer.gradient_clip_val is {trainer.gradient_clip_val}: set model.init_args.max_grad_norm instead"

@@ -28,7 +28,7 @@ class ModelReward:
     Args:
         model: directory that the reward model's stage exported (or any sequence-classification model
             with one label).
-        format: needed where the directory does not say how prompts were formatted.
+        format: for a directory that does not say how its prompts were formatted.
         max_response_tokens: longer responses are cut, their EOS kept.
         batch_size: sequences per forward pass.
         device: where the model runs.
@@ -45,13 +45,13 @@ class ModelReward:
         self.tokenizer = load_tokenizer(model)
         self.model = ScalarModel.load(model, self.tokenizer).to(device)
         self.model.eval().requires_grad_(False)
-        self.format = format or read_format(model) or PromptFormat()
+        self.format = read_format(model) or format or PromptFormat()
         self.max_response_tokens, self.batch_size, self.device = max_response_tokens, batch_size, device
 
     def __call__(self, prompts: Sequence[str | Messages], responses: Sequence[str]) -> list[float]:
         """Scores of the formatted prompt and response, EOS appended."""
         context = getattr(self.model.model.config, "max_position_embeddings", None) or 10**9
-        sequences = []
+        sequences: list[list[int]] = []
         for prompt, response in zip(prompts, responses, strict=True):
             tokens = self.format.prompt_ids(prompt, self.tokenizer)
             limit = min(self.max_response_tokens, context - len(tokens))
@@ -60,6 +60,10 @@ class ModelReward:
                     f"a prompt of {len(tokens)} tokens leaves no room in the reward model's context of {context}"
                 )
             sequences.append(tokens + self.format.response_ids(response, self.tokenizer, limit))
+        return self.score_sequences(sequences)
+
+    def score_sequences(self, sequences: Sequence[list[int]]) -> list[float]:
+        """Scores of prompts with their responses, as token ids of this model's own tokenizer."""
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         scores = [0.0] * len(sequences)
         for start in range(0, len(order), self.batch_size):

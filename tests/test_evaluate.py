@@ -13,7 +13,6 @@ from stages import (
     PROMPTS,
     READING,
     TEXT,
-    ids_of,
     plain_policy,
     plain_scorer,
     score_of,
@@ -23,7 +22,8 @@ from stages import (
 )
 
 from lit_instructgpt.evaluate import evaluate
-from lit_instructgpt.evaluated import Evaluated
+from lit_instructgpt.evaluated import Evaluated, Samples
+from lit_instructgpt.formatting import SIDECAR
 from lit_instructgpt.records import Prompt
 from lit_instructgpt.reward_report import bootstrap_ci
 from lit_instructgpt.sampling import Sampling
@@ -70,12 +70,6 @@ def found(
         sampling=SAMPLING, reading=READING, num_shown=3, batch_size=3,
     )  # fmt: skip
     return report, judge, path
-
-
-def scored_ids(tokenizer: Any, prompt: str, response: str) -> list[int]:
-    """As the reward model sees it: the response's text, cut to 16 tokens with EOS as the last."""
-    first, second = ids_of(tokenizer, prompt, response)
-    return first + second[:-1][:15] + second[-1:]
 
 
 def samples(directory: str, seed: int) -> Any:
@@ -131,13 +125,13 @@ def test_kl_to_init_lengths_and_scores_by_bare_forward_passes(
     for name, directory in models.items():
         taken = samples(directory, 2)
         kl, scores = [], []
-        for prompt, ids, text in zip(taken.prompts, taken.ids, taken.texts, strict=True):
+        for prompt, ids in zip(taken.prompts, taken.ids, strict=True):
             with torch.no_grad():
                 own, start = (
                     -token_nlls(policy, prompt.ids + ids)[-len(ids) :].sum()
                     for policy in (policies[name], policies["sft"])
                 )
-                scores.append(score_of(scorer, scored_ids(tokenizer, prompt.text, text)).item())
+                scores.append(score_of(scorer, prompt.ids + ids).item())  # no EOS where the response was cut
             kl.append((own - start).item())
         row = report["models"][name]
         assert row["kl_to_init"] == pytest.approx(sum(kl) / len(kl), abs=1e-4)
@@ -200,8 +194,28 @@ def test_samples_are_shown_side_by_side(found: Any, models: dict[str, str]):
             assert shown["responses"][name]["judgement"]["likert"] == 4
 
 
+def test_a_reward_model_of_another_format_scores_the_text(
+    models: dict[str, str], make_dir: Callable[..., str], tokenizer: Any, tmp_path: Path
+):
+    directory = make_dir("gpt_neox", reward=True)
+    stored = {"format": {"template": "<{prompt}>", "response_prefix": "=", "chat_template": False}}
+    (Path(directory) / SIDECAR).write_text(json.dumps(stored))
+    report = evaluate(
+        {"sft": models["sft"]}, write(tmp_path / "p.jsonl", PROMPTS), str(tmp_path / "r.json"),
+        reward_model=directory, sampling=SAMPLING, reading=READING, batch_size=3,
+    )  # fmt: skip
+    scorer, taken = plain_scorer(directory), samples(models["sft"], 2)
+    with torch.no_grad():
+        scores = []
+        for prompt, text in zip(taken.prompts, taken.texts, strict=True):
+            response = tokenizer(f"={text}").input_ids[:15]  # READING cuts at 16, EOS included
+            ids = [*tokenizer(f"<{prompt.text}>").input_ids, *response, tokenizer.eos_token_id]
+            scores.append(score_of(scorer, ids).item())
+    assert report["models"]["sft"]["rm_score"] == pytest.approx(sum(scores) / len(scores), abs=1e-4)
+
+
 def test_without_a_judge_the_reward_model_decides(
-    models: dict[str, str], tiny_reward_dir: Callable[[str], str], tokenizer: Any, tmp_path: Path
+    models: dict[str, str], tiny_reward_dir: Callable[[str], str], tmp_path: Path
 ):
     report = evaluate(
         {"a": models["sft"], "b": models["ppo"]}, write(tmp_path / "p.jsonl", PROMPTS), str(tmp_path / "r.json"),
@@ -209,14 +223,12 @@ def test_without_a_judge_the_reward_model_decides(
     )  # fmt: skip
     scorer = plain_scorer(tiny_reward_dir("gpt_neox"))
 
-    def scores(texts: list[str]) -> list[float]:
+    def scores(taken: Samples) -> list[float]:
         with torch.no_grad():
-            return [
-                score_of(scorer, scored_ids(tokenizer, row["prompt"], text)).item()
-                for row, text in zip(PROMPTS, texts, strict=True)
-            ]
+            rows = zip(taken.prompts, taken.ids, strict=True)
+            return [score_of(scorer, prompt.ids + ids).item() for prompt, ids in rows]
 
-    own, other = scores(samples(models["ppo"], 2).texts), scores(samples(models["sft"], 3).texts)
+    own, other = scores(samples(models["ppo"], 2)), scores(samples(models["sft"], 3))
     assert report["wins_by"] == "reward_model"
     assert report["models"]["b"]["win_rate_vs_a"] == sum(a > b for a, b in zip(own, other, strict=True)) / len(PROMPTS)
     assert report["models"]["b"]["text_loss"] is None

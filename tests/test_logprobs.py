@@ -75,3 +75,12 @@ def test_responses_are_the_last_columns_and_0_outside_the_mask(tiny_dir: Any):
             where[row, column + 2] = True
             alone = target_logprobs(model, IDS, MASK, where)[0].item() if response_mask[row, column] else 0.0
             assert found[row, column].item() == pytest.approx(alone, abs=1e-6)
+
+
+@pytest.mark.parametrize("setting", ["final_logit_softcapping", "logit_scale", "logits_scaling"])
+def test_a_config_that_scales_or_caps_logits_is_believed(tiny_dir: Any, setting: str):
+    """A cap of 30 does nothing to the small logits of a fresh model: no trial would show it."""
+    model = load_policy(tiny_dir("llama"), load_tokenizer(tiny_dir("llama")))
+    assert vocabulary_head(model) is not None
+    setattr(model.config, setting, 30.0)
+    assert vocabulary_head(model) is None

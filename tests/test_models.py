@@ -274,8 +274,24 @@ def test_residual_dropout_drops_its_share_and_scales_the_rest(family: str, tiny_
 
 
 def test_residual_dropout_refuses_a_model_without_known_blocks():
-    with pytest.raises(ValueError, match="no attention or MLP blocks found in Linear"):
+    with pytest.raises(ValueError, match="Linear does not show one attention and one MLP block"):
         add_residual_dropout(torch.nn.Linear(2, 2), 0.1)
+
+
+@pytest.mark.parametrize("family", ["falcon", "bloom"])
+def test_residual_dropout_refuses_families_of_which_it_would_drop_half(family: str):
+    config = transformers.AutoConfig.for_model(
+        family, vocab_size=32, hidden_size=16, num_hidden_layers=2, n_layer=2, num_attention_heads=2, n_head=2
+    )
+    with pytest.raises(ValueError, match="does not show one attention and one MLP block in each layer"):
+        add_residual_dropout(transformers.AutoModelForCausalLM.from_config(config), 0.1)
+
+
+def test_residual_dropout_finds_both_blocks_of_opt():
+    config = transformers.OPTConfig(
+        vocab_size=32, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32, word_embed_proj_dim=16
+    )
+    assert add_residual_dropout(transformers.AutoModelForCausalLM.from_config(config), 0.1) == 4
 
 
 # ------------------------------------------------------------------ scalar models

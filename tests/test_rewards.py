@@ -43,6 +43,7 @@ def test_pitfall_17_the_stored_format_is_used(make_dir: Callable[..., str], toke
     assert ModelReward(path).format == PromptFormat()
     stored = {"format": {"template": "<{prompt}>", "response_prefix": "=", "chat_template": False}}
     (Path(path) / SIDECAR).write_text(json.dumps(stored))
+    assert ModelReward(path, PromptFormat("another {prompt}")).format.template == "<{prompt}>", "whatever is given"
     found = ModelReward(path)(["hi"], ["yes"])
     assert found == pytest.approx(by_hand(path, tokenizer, ["<hi>=yes"]), abs=1e-5)
 

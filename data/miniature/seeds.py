@@ -17,6 +17,9 @@ FINDINGS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "PPO-ptx keeps the text loss (within 5 %)": lambda r: (
         r["models"]["ppo_ptx"]["text_loss"] <= 1.05 * r["models"]["sft"]["text_loss"]
     ),
+    "PPO-ptx keeps the text loss of its own start (within 5 %)": lambda r: (
+        r["models"]["ppo_ptx"]["text_loss"] <= 1.05 * r["models"]["init"]["text_loss"]
+    ),
     "the KL to the start is between 1 and 60 nats": lambda r: 1 <= r["models"]["ppo_ptx"]["kl_to_init"] <= 60,
     "the reward model beats 0.60 and the length baseline": lambda r: (
         r["rm"]["ci95"][0] > max(0.60, r["rm"]["length_baseline"])

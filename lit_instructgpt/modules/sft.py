@@ -161,6 +161,12 @@ class SFT(LightningModule):
         assert self.reward_model is not None
         if not hasattr(self, "_scorer"):
             self._scorer = ModelReward(self.reward_model, device=self.device)
+            own = self.trainer.datamodule.format  # type: ignore[attr-defined]
+            if self._scorer.format != own:
+                raise ValueError(
+                    f"model.reward_model ({self.reward_model}) was trained with {self._scorer.format}, the demonstrations "
+                    f"come with {own}: set data.format to it"
+                )
             if self._scorer.tokenizer.get_vocab() != self.tokenizer.get_vocab():
                 raise ValueError(
                     f"model.reward_model ({self.reward_model}) has another tokenizer than the model being trained: "

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from lit_instructgpt.report.numbers import clean
 from lit_instructgpt.report.style import COLORS, SPARE_COLORS
 
-NAMES = {"base": "Base", "sft": "SFT", "rm": "Reward model", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
+NAMES = {"base": "Base", "sft": "SFT", "init": "PPO's start", "rm": "Reward model", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
 NOTHING = Markup()
 
 

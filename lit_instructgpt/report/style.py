@@ -4,6 +4,7 @@
 COLORS = {
     "base": "var(--gray)",
     "sft": "var(--blue)",
+    "init": "var(--sky)",
     "rm": "var(--green)",
     "ppo": "var(--purple)",
     "ppo_ptx": "var(--orange)",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from stages import (
     COMPARISONS,
     DEMOS,
@@ -28,6 +29,7 @@ from stages import (
 from torch import Tensor
 
 from lit_instructgpt.callbacks import ExportHF
+from lit_instructgpt.models import ScalarModel
 from lit_instructgpt.modules import RankingRM
 
 
@@ -111,8 +113,17 @@ def test_shared_prompt_changes_neither_loss_nor_gradient(family: str, tiny_dir: 
 def test_an_architecture_with_sliding_windows_falls_back_loudly(tiny_dir: Any, tmp_path: Path):
     module = started(tiny_dir("llama"))
     module.reward_model.model.config.sliding_window = 4
-    with pytest.warns(UserWarning, match="sliding-window attention. Set share_prompt: false"):
+    with pytest.warns(UserWarning, match="windows of attention.*Set share_prompt: false"):
         assert not module.shares_prompt()
+
+
+def test_gpt_neo_with_its_local_attention_falls_back_loudly(tokenizer: Any):
+    config = transformers.GPTNeoConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_layers=2, num_heads=2, window_size=4, max_position_embeddings=64,
+        attention_types=[[["global", "local"], 1]],
+    )  # fmt: skip
+    model = ScalarModel(transformers.GPTNeoForSequenceClassification(config))
+    assert "windows of attention" in str(model.why_not_shared())
 
 
 def test_an_architecture_that_ignores_the_mask_is_found_out(tiny_dir: Any):
@@ -322,7 +333,11 @@ def test_export_by_the_best_accuracy_is_centred_too(tiny_dir: Any, tokenizer: An
 
 @pytest.mark.parametrize(
     ("flag", "value", "remedy"),
-    [("accumulate_grad_batches", 2, "micro_batch_size"), ("gradient_clip_val", 1.0, "max_grad_norm")],
+    [
+        ("accumulate_grad_batches", 2, "micro_batch_size"),
+        ("gradient_clip_val", 1.0, "max_grad_norm"),
+        ("precision", "16-true", "bf16-mixed"),
+    ],
 )
 def test_pitfall_37_trainer_flags_that_would_be_ignored_are_refused(
     tiny_dir: Any, tmp_path: Path, flag: str, value: float, remedy: str

@@ -33,6 +33,7 @@ from stages import (
 
 from lit_instructgpt.callbacks import ExportHF, WriteSamples
 from lit_instructgpt.datamodules import DemoDataModule
+from lit_instructgpt.formatting import SIDECAR
 from lit_instructgpt.models import FreshModel
 from lit_instructgpt.modules import SFT
 from lit_instructgpt.sampling import Sampling
@@ -267,6 +268,16 @@ def test_rm_score_is_the_mean_score_of_sampled_responses(
     found = trainer(tmp_path).validate(module, datamodule=data, verbose=False)[0]
     assert found["val/rm_score"] == pytest.approx(sum(scores) / len(scores), abs=1e-4)
     assert found["val/stop_rate"] == pytest.approx(sum(stopped) / len(stopped))
+
+
+def test_pitfall_17_a_reward_model_of_another_format_is_refused(tiny_dir: Any, make_dir: Any, tmp_path: Path):
+    directory = make_dir("gpt_neox", reward=True)
+    stored = {"format": {"template": "<{prompt}>", "response_prefix": "=", "chat_template": False}}
+    (Path(directory) / SIDECAR).write_text(json.dumps(stored))
+    module = SFT(tiny_dir("gpt_neox"), reward_model=directory, sampling=Sampling(1, max_new_tokens=2))
+    data = demos(tmp_path, valid=write(tmp_path / "valid.jsonl", DEMOS))
+    with pytest.raises(ValueError, match="was trained with .*<{prompt}>.*set data.format to it"):
+        trainer(tmp_path).validate(module, datamodule=data, verbose=False)
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
