@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 import jsonargparse
 
+from lit_instructgpt.allocator import keep_freed_memory
+
 OVERVIEW = """\
 usage: lit-instructgpt VERB [options]
 
@@ -61,6 +63,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if verb not in verbs:
         fail(f"unknown verb {verb!r}{nearest(verb, verbs)}; lit-instructgpt --help lists them")
     quiet_libraries()
+    keep_freed_memory()
     try:
         allow_imports(allowed)
         if allowed and os.getcwd() not in sys.path:  # the console script leaves the working directory out

@@ -276,7 +276,7 @@ def test_pitfall_17_a_reward_model_of_another_format_is_refused(tiny_dir: Any, m
     (Path(directory) / SIDECAR).write_text(json.dumps(stored))
     module = SFT(tiny_dir("gpt_neox"), reward_model=directory, sampling=Sampling(1, max_new_tokens=2))
     data = demos(tmp_path, valid=write(tmp_path / "valid.jsonl", DEMOS))
-    with pytest.raises(ValueError, match="was trained with .*<{prompt}>.*set data.format to it"):
+    with pytest.raises(ValueError, match=r"was trained with .*<{prompt}>.*set data.format to it"):
         trainer(tmp_path).validate(module, datamodule=data, verbose=False)
 
 
