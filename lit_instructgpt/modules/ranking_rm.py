@@ -161,7 +161,8 @@ class RankingRM(LightningModule):
         losses, counted = ranking_loss(scores, batch.ranking, batch.completion_mask, self.soft_ties)
         if num := int(counted.sum()):
             self.log("val/loss", losses.sum() / num, batch_size=num, prog_bar=True, sync_dist=True)
-        self.log("val/score", scores[batch.completion_mask].mean(), batch_size=len(batch), sync_dist=True)
+        found = scores[batch.completion_mask]
+        self.log("val/score", found.mean(), batch_size=len(found), sync_dist=True)
         self.accuracy.update(scores, batch)
         self.calibration.update(scores, batch)
 

@@ -185,6 +185,22 @@ def test_the_new_head_is_drawn_from_the_seed_alone(tiny_dir: Any):
 # ------------------------------------------------------------------ validation
 
 
+@pytest.mark.parametrize("valid_batch_size", [1, 3, 64])
+def test_validation_means_do_not_depend_on_the_batch_size(
+    tiny_reward_dir: Any, tokenizer: Any, tmp_path: Path, valid_batch_size: int
+):
+    model = plain_scorer(tiny_reward_dir("gpt2"))
+    with torch.no_grad():
+        scores = [plain_scores(model, tokenizer, row) for row in COMPARISONS]
+        loss = brute_force_loss(scores, COMPARISONS).item()
+    data = comparisons(tmp_path, valid=write(tmp_path / "v.jsonl", COMPARISONS), valid_batch_size=valid_batch_size)
+    found = trainer(tmp_path).validate(RankingRM(tiny_reward_dir("gpt2")), datamodule=data, verbose=False)[0]
+    every = [score.item() for row in scores for score in row]
+    assert len(every) == 12, "of 3, 4, 2 and 3 completions: a mean over prompts would be another"
+    assert found["val/score"] == pytest.approx(sum(every) / 12, abs=1e-5)
+    assert found["val/loss"] == pytest.approx(loss, abs=1e-5)
+
+
 def test_accuracy_overall_per_source_and_per_labeler(tiny_reward_dir: Any, tokenizer: Any, tmp_path: Path):
     model = plain_scorer(tiny_reward_dir("gpt2"))
     hits: dict[str, list[float]] = {}
