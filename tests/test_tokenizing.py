@@ -1,5 +1,8 @@
 """From records to padded batches, by hand."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +27,26 @@ ROOMY = Reading()
 
 def ids(tokenizer: Any, text: str) -> list[int]:
     return tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+
+# ------------------------------------------------------------------ reading
+
+
+def test_rejects_of_every_source_of_a_run_are_kept(tmp_path: Path, write_jsonl: Callable[..., str]):
+    bad = {"text": 1}
+    train = write_jsonl(tmp_path / "train.jsonl", [{"text": "a"}, bad])
+    clean = write_jsonl(tmp_path / "clean.jsonl", [{"text": "a"}])
+    other = write_jsonl(tmp_path / "other.jsonl", [bad, {"text": "b"}])
+    rejects = tmp_path / "rejects.jsonl"
+    rejects.write_text('{"of": "an earlier run"}\n')
+    reading = Reading(skip_bad_records=True, rejects=str(rejects))
+    for source in (train, clean, other, train):  # the last a second time: its rejects are there already
+        reading.read(source, Text)
+    found = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert [(row["file"], row["line"]) for row in found] == [(train, 2), (other, 1)]
+    Reading(skip_bad_records=True, rejects=str(rejects)).read(clean, Text)
+    assert rejects.read_text() == "", "another run begins its own file"
+    assert sorted(path.name for path in tmp_path.iterdir() if "rejects" in path.name) == ["rejects.jsonl"]
 
 
 # ------------------------------------------------------------------ limits

@@ -32,7 +32,7 @@ class Reading:
         split: take only records whose ``split`` field equals this.
         column_mapping: our field name -> the data's column name.
         skip_bad_records: go on past bad records, writing them to ``rejects``; without it they stop the run.
-        rejects: JSONL file for the bad records.
+        rejects: JSONL file for the bad records of all sources of the run; an earlier run's are replaced.
     """
 
     max_prompt_tokens: int = 1024
@@ -51,6 +51,7 @@ class Reading:
                 f"reading: max_prompt_tokens ({self.max_prompt_tokens}) leaves no room for a response in "
                 f"max_tokens ({self.max_tokens}): lower the first or raise the second"
             )
+        self._rejects_begun = False
 
     def response_limit(self, num_prompt_tokens: int) -> int:
         """How many tokens a response may have behind a prompt of this length."""
@@ -66,7 +67,9 @@ class Reading:
             rejects_path=self.rejects,
             keep_all_tied=keep_all_tied,
             split=self.split,
+            append_rejects=self._rejects_begun,
         )
+        self._rejects_begun = True
         rank_zero_info(f"{source if isinstance(source, str) else ', '.join(source)}: {report.summary()}")
         return records
 
