@@ -49,6 +49,24 @@ def test_rejects_of_every_source_of_a_run_are_kept(tmp_path: Path, write_jsonl: 
     assert sorted(path.name for path in tmp_path.iterdir() if "rejects" in path.name) == ["rejects.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "settings", "message"),
+    [
+        ([], {}, r"no text to use in .*t\.jsonl: 0 lines: 0 accepted, 0 bad\. Remedy: give data with records"),
+        (
+            [{"text": "a"}, {"text": "b", "split": "valid"}],
+            {"split": "train"},
+            r"no text to use in .*t\.jsonl: 2 lines: 0 accepted, 0 bad, 2 of another split\. Remedy: .*reading\.split",
+        ),
+    ],
+)
+def test_data_without_a_record_are_refused(
+    tmp_path: Path, write_jsonl: Callable[..., str], rows: list[Any], settings: dict[str, Any], message: str
+):
+    with pytest.raises(ValueError, match=message):
+        Reading(**settings).read(write_jsonl(tmp_path / "t.jsonl", rows), Text)
+
+
 # ------------------------------------------------------------------ limits
 
 
@@ -156,6 +174,11 @@ def test_packing_loses_no_token(tokenizer: Any, num_tokens: int):
 def test_a_last_block_of_one_token_has_no_target_and_is_left_out(tokenizer: Any):
     blocks = pack_text([Text(text="xqzj"), Text(text="v")], tokenizer, 3)  # 7 tokens
     assert [len(block.ids) for block in blocks] == [3, 3]
+
+
+def test_text_without_a_token_to_predict_is_refused(tokenizer: Any):
+    with pytest.raises(ValueError, match=r"text: 5 tokens in blocks of text_tokens \(1\) leave no token to predict"):
+        pack_text([Text(text="xqzj")], tokenizer, 1)
 
 
 # ------------------------------------------------------------------ batches

@@ -58,7 +58,11 @@ class Reading:
         return min(self.max_response_tokens, self.max_tokens - num_prompt_tokens)
 
     def read(self, source: Source, kind: type[R], keep_all_tied: bool = False) -> list[R]:
-        """The records of all sources, after saying what was read, left out and ignored."""
+        """The records of all sources, after saying what was read, left out and ignored.
+
+        Raises:
+            ValueError: there are none.
+        """
         records, report = read_records(
             source,
             kind,
@@ -70,7 +74,11 @@ class Reading:
             append_rejects=self._rejects_begun,
         )
         self._rejects_begun = True
-        rank_zero_info(f"{source if isinstance(source, str) else ', '.join(source)}: {report.summary()}")
+        said = f"{source if isinstance(source, str) else ', '.join(source)}: {report.summary()}"
+        if not records:
+            remedy = "correct reading.split" if report.other_split else "give data with records, or leave it out"
+            raise ValueError(f"no {kind.kind} to use in {said} Remedy: {remedy}")
+        rank_zero_info(said)
         return records
 
 
@@ -170,12 +178,22 @@ def _plain(prompt: Any) -> Any:
 
 
 def pack_text(records: Sequence[Text], tokenizer: Any, num_tokens: int) -> list[Demo]:
-    """Documents joined by EOS and cut into blocks of ``num_tokens``; the last block may be shorter."""
+    """Documents joined by EOS and cut into blocks of ``num_tokens``; the last block may be shorter.
+
+    Raises:
+        ValueError: no block has two tokens, so there is nothing to predict.
+    """
     stream: list[int] = []
     for record in records:
         stream += [*tokenizer(record.text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
     blocks = [stream[i : i + num_tokens] for i in range(0, len(stream), num_tokens)]
-    return [Demo(block, 0, is_text=True) for block in blocks if len(block) > 1]
+    demos = [Demo(block, 0, is_text=True) for block in blocks if len(block) > 1]
+    if not demos:
+        raise ValueError(
+            f"text: {len(stream)} tokens in blocks of text_tokens ({num_tokens}) leave no token to predict: "
+            "set text_tokens to 2 or more, or give longer text"
+        )
+    return demos
 
 
 @dataclass
