@@ -29,7 +29,7 @@ from lit_instructgpt.records_models import (
     validation_problems,
 )
 from lit_instructgpt.records_report import BadRecord, ReadReport, RecordError
-from lit_instructgpt.records_shapes import COMMON_FIELDS, SHAPE_FIELDS, normalise, written_name
+from lit_instructgpt.records_shapes import fields_of, normalise, written_name
 from lit_instructgpt.records_sources import Row, open_source
 
 __all__ = [
@@ -134,7 +134,7 @@ class RecordReader(Generic[RecordType]):
         split: str | None = None,
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> None:
-        known = (*SHAPE_FIELDS[kind.kind], *COMMON_FIELDS)
+        known = fields_of(kind.kind)
         wrong = [name for name in column_mapping if name not in known]
         if wrong:
             text = f"{', '.join(map(shown, wrong))}: not a field of a {kind.kind}"

@@ -67,6 +67,21 @@ def test_data_without_a_record_are_refused(
         Reading(**settings).read(write_jsonl(tmp_path / "t.jsonl", rows), Text)
 
 
+def test_a_mapped_column_applies_to_the_kinds_that_have_the_field(tmp_path: Path, write_jsonl: Callable[..., str]):
+    ranked = write_jsonl(tmp_path / "c.jsonl", [{"prompt": "q", "answers": ["a", "b"], "ranking": [1, 2]}])
+    shown = write_jsonl(tmp_path / "d.jsonl", [{"prompt": "q", "response": "a"}])
+    plain = write_jsonl(tmp_path / "t.jsonl", [{"text": "a"}])
+    reading = Reading(column_mapping={"responses": "answers"})
+    assert [record.responses for record in reading.read(ranked, Comparison)] == [["a", "b"]]
+    assert [record.response for record in reading.read(shown, Demonstration)] == ["a"]
+    assert [record.text for record in reading.read(plain, Text)] == ["a"]
+    with pytest.raises(ValueError, match="prompt -> 'question': no such column; the columns are: prompt, response"):
+        Reading(column_mapping={"prompt": "question"}).read(shown, Demonstration)
+    assert Reading(column_mapping={"prompt": "question"}).read(plain, Text)
+    with pytest.raises(ValueError, match=r"reading\.column_mapping: 'respons': no kind of record has this field"):
+        Reading(column_mapping={"respons": "answers"})
+
+
 # ------------------------------------------------------------------ limits
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_instructgpt.batch import ComparisonBatch, DemoBatch, PromptBatch, pad
 from lit_instructgpt.formatting import PromptFormat, prompt_text
 from lit_instructgpt.records import Comparison, Demonstration, Prompt, Text, read_records
+from lit_instructgpt.records_shapes import SHAPE_FIELDS, fields_of
 
 Source = str | list[str]
 """One file, saved dataset directory or ``hf://owner/name``, or several of them."""
@@ -29,8 +30,8 @@ class Reading:
         max_prompt_tokens: records with longer prompts are left out, and counted.
         max_response_tokens: responses are cut to this, their EOS included.
         max_tokens: context; responses are cut further where prompt and response exceed it.
-        split: take only records whose ``split`` field equals this.
-        column_mapping: our field name -> the data's column name.
+        split: take only records whose ``split`` field equals this; of every source, validation data too.
+        column_mapping: our field name -> the data's column name, for the kinds of record that have the field.
         skip_bad_records: go on past bad records, writing them to ``rejects``; without it they stop the run.
         rejects: JSONL file for the bad records of all sources of the run; an earlier run's are replaced.
     """
@@ -51,6 +52,13 @@ class Reading:
                 f"reading: max_prompt_tokens ({self.max_prompt_tokens}) leaves no room for a response in "
                 f"max_tokens ({self.max_tokens}): lower the first or raise the second"
             )
+        known = list(dict.fromkeys(name for kind in SHAPE_FIELDS for name in fields_of(kind)))
+        wrong = [name for name in self.column_mapping or {} if name not in known]
+        if wrong:
+            raise ValueError(
+                f"reading.column_mapping: {', '.join(map(repr, wrong))}: no kind of record has this field; "
+                f"the fields are: {', '.join(known)}"
+            )
         self._rejects_begun = False
 
     def response_limit(self, num_prompt_tokens: int) -> int:
@@ -63,10 +71,12 @@ class Reading:
         Raises:
             ValueError: there are none.
         """
+        mapping = self.column_mapping or {}
+        known = fields_of(kind.kind)
         records, report = read_records(
             source,
             kind,
-            column_mapping=self.column_mapping,
+            column_mapping={ours: theirs for ours, theirs in mapping.items() if ours in known},
             skip_bad_records=self.skip_bad_records,
             rejects_path=self.rejects,
             keep_all_tied=keep_all_tied,
@@ -78,6 +88,9 @@ class Reading:
         if not records:
             remedy = "correct reading.split" if report.other_split else "give data with records, or leave it out"
             raise ValueError(f"no {kind.kind} to use in {said} Remedy: {remedy}")
+        unused = [ours for ours in mapping if ours not in known]
+        if unused:
+            said += f" Of column_mapping not used: {', '.join(unused)} (no field of a {kind.kind})."
         rank_zero_info(said)
         return records
 
