@@ -131,6 +131,11 @@ def _say_too_long(what: str, num: int, total: int, limit: int) -> None:
         raise ValueError(f"{what}: every prompt has more than {limit} tokens: raise reading.max_prompt_tokens")
 
 
+def num_prompt_tokens(records: Sequence[Prompt], tokenizer: Any, prompt_format: PromptFormat) -> list[int]:
+    """Tokens of each prompt."""
+    return [len(prompt_format.prompt_ids(_plain(record.prompt), tokenizer)) for record in records]
+
+
 def tokenize_demos(
     records: Sequence[Demonstration], tokenizer: Any, prompt_format: PromptFormat, reading: Reading
 ) -> list[Demo]:
@@ -182,6 +187,13 @@ def tokenize_prompts(
             prompts.append(TokenizedPrompt(ids, prompt_text(prompt), whole))
     _say_too_long("prompts", len(records) - len(prompts), len(records), reading.max_prompt_tokens)
     return prompts
+
+
+def longest(items: Sequence[Demo | Ranking | TokenizedPrompt]) -> int:
+    """Tokens of the longest sequence; 0 where there are none."""
+    return max(
+        (len(ids) for item in items for ids in (item.ids if isinstance(item, Ranking) else [item.ids])), default=0
+    )
 
 
 def _plain(prompt: Any) -> Any:

@@ -28,6 +28,7 @@ from stages import (
 from torch import Tensor
 
 from lit_instructgpt.callbacks import ExportHF
+from lit_instructgpt.datamodules.tokenizing import Reading
 from lit_instructgpt.modules import RankingRM
 
 
@@ -334,6 +335,23 @@ def test_export_by_the_best_accuracy_is_centred_too(tiny_dir: Any, tokenizer: An
 
 
 # ------------------------------------------------------------------ refusals
+
+
+def test_sequences_longer_than_the_context_are_refused(family: str, tiny_dir: Any, tokenizer: Any, tmp_path: Path):
+    room = 128 - len(ids_of(tokenizer, "one", "")[0]) - 1  # for the response; its EOS takes one
+    for length, fits in ((room, True), (room + 1, False)):
+        rows = [{"prompt": "one", "responses": ["z" * length, "no"], "ranking": [1, 2]}]
+        data, module = comparisons(tmp_path, rows, reading=Reading()), RankingRM(tiny_dir(family), optimizer=sgd(0.1))
+        if fits:
+            assert fit(module, data, tmp_path)[0].global_step == 1
+        else:
+            with pytest.raises(
+                ValueError, match=r"129 tokens do not fit the context of 128 .*reading\.max_tokens \(2048"
+            ):
+                fit(module, data, tmp_path)
+            valid = comparisons(tmp_path, valid=write(tmp_path / "v.jsonl", rows), reading=Reading())
+            with pytest.raises(ValueError, match=r"129 tokens do not fit the context of 128"):
+                trainer(tmp_path).validate(module, datamodule=valid)
 
 
 @pytest.mark.parametrize(
