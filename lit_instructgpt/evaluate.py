@@ -17,9 +17,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from lit_instructgpt.datamodules.tokenizing import Reading, Source
-from lit_instructgpt.evaluated import Evaluated, Samples
+from lit_instructgpt.evaluated import Evaluated, Samples, prompts_for_all
 from lit_instructgpt.formatting import PromptFormat
-from lit_instructgpt.records import Prompt
+from lit_instructgpt.records import Prompt, Text
 from lit_instructgpt.reward_report import bootstrap_ci, reward_model_report
 from lit_instructgpt.rewards import ModelReward
 from lit_instructgpt.sampling import Sampling
@@ -53,7 +53,8 @@ def evaluate(
 
     Args:
         models: name -> exported directory, e.g. ``--models.sft runs/sft/export --models.ppo runs/ppo/export``.
-        prompts: file of held-out prompts; whatever else a line holds is passed to the judge.
+        prompts: file of held-out prompts; whatever else a line holds is passed to the judge. Those that are too
+            long for one of the models are left out for all.
         out: the JSON file to write.
         baseline: name of the model that the others are compared with.
         init: name or directory of the model that ``kl_to_init`` is measured against; the baseline by default.
@@ -74,13 +75,17 @@ def evaluate(
     Returns:
         The report, as written.
     """
-    _check(models, baseline, reward_model, judge)
     sampling, reading = sampling or Sampling(max_new_tokens=256), reading or Reading()
+    _check(models, baseline, reward_model, judge, comparisons, held_out_comparisons, sampling)
+    texts = [] if text is None else reading.read(text, Text)
+    records = prompts_for_all(
+        list(models.values()), reading.read(prompts, Prompt), texts, format, reading, sampling, text_tokens
+    )
     scorer = (
         ModelReward(reward_model, format, reading.max_response_tokens, batch_size, device) if reward_model else None
     )
-    how = Measuring(sampling, reading, format, text, text_tokens, batch_size, device)
-    opponent, found = _measure(models, reading.read(prompts, Prompt), baseline, init or baseline, how)
+    how = Measuring(sampling, reading, format, texts, text_tokens, batch_size, device)
+    opponent, found = _measure(models, records, baseline, init or baseline, how)
     report = _compare(found, opponent, judge, scorer, baseline, num_shown)
     report["seed"] = sampling.seed
     if scorer is not None and comparisons is not None:
@@ -91,11 +96,34 @@ def evaluate(
     return report
 
 
-def _check(models: dict[str, str], baseline: str, reward_model: str | None, judge: Judge | None) -> None:
-    if baseline not in models:
-        raise ValueError(f"baseline {baseline!r} is not among models ({', '.join(models)}): give --baseline NAME")
-    if not reward_model and judge is None:
-        raise ValueError("give --reward_model DIR or --judge CLASS_PATH: something must judge the responses")
+def _check(
+    models: dict[str, str],
+    baseline: str,
+    reward_model: str | None,
+    judge: Judge | None,
+    comparisons: Source | None,
+    held_out_comparisons: Source | None,
+    sampling: Sampling,
+) -> None:
+    """Refuses what contradicts itself or would be ignored, all at once."""
+    wrong = {
+        f"baseline {baseline!r} is not among models ({', '.join(models)}): give --baseline NAME": baseline
+        not in models,
+        "give --reward_model DIR or --judge CLASS_PATH: something must judge the responses": (
+            not reward_model and judge is None
+        ),
+        "comparisons measure a reward model: give --reward_model DIR, or leave --comparisons out": (
+            comparisons is not None and not reward_model
+        ),
+        "held_out_comparisons are measured beside comparisons: give --comparisons FILE too": (
+            held_out_comparisons is not None and comparisons is None
+        ),
+        f"sampling.num_samples is {sampling.num_samples}: evaluate samples one response per prompt; leave it out "
+        "(predict samples several)": sampling.num_samples != 1,
+    }
+    problems = [text for text, holds in wrong.items() if holds]
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 @dataclass(frozen=True)
@@ -105,7 +133,7 @@ class Measuring:
     sampling: Sampling
     reading: Reading
     format: PromptFormat | None
-    text: Source | None
+    text: Sequence[Text]
     text_tokens: int
     batch_size: int
     device: str
@@ -127,7 +155,7 @@ def _measure(
             model = Evaluated(directory, how.format, how.device)
             found[name] = samples = model.sample(records, reading, sampling, size)
             samples.kl = model.kl(start, samples, size, sampling.temperature)
-            samples.text_loss = model.text_loss(reading, how.text, how.text_tokens, size) if how.text else None
+            samples.text_loss = model.text_loss(how.text, how.text_tokens, size) if how.text else None
             progress.advance(task)
     return opponent, found
 

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 from lit_instructgpt.batch import PromptBatch, pad
 from lit_instructgpt.datamodules.tokenizing import (
     Collator,
     Reading,
-    Source,
     TokenizedPrompt,
+    longest,
+    num_prompt_tokens,
     pack_text,
     tokenize_prompts,
 )
@@ -21,10 +23,48 @@ from lit_instructgpt.formatting import PromptFormat, read_format
 from lit_instructgpt.functional import kl_k1, masked_sum
 from lit_instructgpt.generation import inference_mode
 from lit_instructgpt.logprobs import response_logprobs, target_logprobs
-from lit_instructgpt.models import load_policy, load_tokenizer
+from lit_instructgpt.models import check_context, load_policy, load_tokenizer, read_config
 from lit_instructgpt.records import Prompt, Text
 from lit_instructgpt.rewards import ModelReward
 from lit_instructgpt.sampling import Sampling, sample_ids
+
+
+def prompts_for_all(
+    directories: Sequence[str],
+    records: Sequence[Prompt],
+    text: Sequence[Text],
+    prompt_format: PromptFormat | None,
+    reading: Reading,
+    sampling: Sampling,
+    text_tokens: int,
+) -> list[Prompt]:
+    """The prompts that are short enough for every model, so that all answer the same ones; says how many are not.
+
+    Raises:
+        ValueError: none is, or a model's context is too short for prompts and responses, or for blocks of text.
+    """
+    lengths = []
+    for directory in directories:
+        own = read_format(directory) or prompt_format or PromptFormat()
+        lengths.append(num_prompt_tokens(records, load_tokenizer(directory), own))
+    limit = reading.max_prompt_tokens
+    fits = [max(of_all) <= limit for of_all in zip(*lengths, strict=True)]
+    left_out = f"prompts: {fits.count(False)} of {len(fits)} have more than {limit} tokens for some model"
+    if not any(fits):
+        raise ValueError(f"{left_out}: raise reading.max_prompt_tokens")
+    if not all(fits):
+        rank_zero_info(f"{left_out} and are left out for all")
+    for directory, of_one in zip(directories, lengths, strict=True):
+        longest_prompt = max(num for num, kept in zip(of_one, fits, strict=True) if kept)
+        setting = (
+            f"sampling.max_new_tokens ({sampling.max_new_tokens}) or reading.max_prompt_tokens "
+            f"(the longest has {longest_prompt})"
+        )
+        needs = {setting: longest_prompt + sampling.max_new_tokens}
+        if text:
+            needs[f"text_tokens ({text_tokens})"] = longest(pack_text(text, load_tokenizer(directory), text_tokens))
+        check_context(read_config(directory), f"the model {directory}", needs)
+    return [record for record, kept in zip(records, fits, strict=True) if kept]
 
 
 @dataclass
@@ -59,6 +99,7 @@ class Evaluated:
     """An exported policy with its tokenizer and format."""
 
     def __init__(self, directory: str, prompt_format: PromptFormat | None, device: str) -> None:
+        self.directory = directory
         self.tokenizer = load_tokenizer(directory)
         self.policy = load_policy(directory, self.tokenizer).eval().to(device)
         self.format = read_format(directory) or prompt_format or PromptFormat()
@@ -83,6 +124,10 @@ class Evaluated:
         """log(model / reference) of each sampled response, summed over its tokens, in nats."""
         if reference.tokenizer.get_vocab() != self.tokenizer.get_vocab():
             return []
+        both = [len(prompt.ids) + len(ids) for prompt, ids in zip(samples.prompts, samples.ids, strict=True)]
+        name = f"the model that kl_to_init is measured against ({reference.directory})"
+        setting = "sampling.max_new_tokens or reading.max_prompt_tokens"
+        check_context(reference.policy.config, name, {setting: max(both, default=0)})
         totals = []
         for begin in range(0, len(samples.ids), batch_size):
             rows = range(begin, min(begin + batch_size, len(samples.ids)))
@@ -100,9 +145,9 @@ class Evaluated:
             totals += masked_sum(kl_k1(own, other), mask, 1).tolist()
         return totals
 
-    def text_loss(self, reading: Reading, text: Source, num_tokens: int, batch_size: int) -> float:
+    def text_loss(self, text: Sequence[Text], num_tokens: int, batch_size: int) -> float:
         """Mean negative log-likelihood of held-out text, nats per token."""
-        blocks = pack_text(reading.read(text, Text), self.tokenizer, num_tokens)
+        blocks = pack_text(text, self.tokenizer, num_tokens)
         total, count = 0.0, 0
         for begin in range(0, len(blocks), batch_size):
             ids, mask = (x.to(self.device) for x in pad([b.ids for b in blocks[begin : begin + batch_size]], 0))

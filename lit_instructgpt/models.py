@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,39 @@ def check_source(source: str) -> None:
         raise FileNotFoundError(f"{source} holds no config.json: give the directory that a stage exported")
     if not os.path.isdir(source) and (looks_like_path or os.path.isdir(parent)):
         raise FileNotFoundError(f"no model directory {source}: run the stage that exports it, or correct the path")
+
+
+def read_config(source: str) -> Any:
+    """The ``transformers`` config of a directory or hub id."""
+    check_source(source)
+    return AutoConfig.from_pretrained(source, trust_remote_code=False)
+
+
+def beyond_context(config: Any, name: str, needs: Mapping[str, int]) -> list[str]:
+    """What does not fit a model's context, one message each: learned positions end there, rotary ones go wrong.
+
+    Args:
+        config: of the model; a family that states no context has none.
+        name: what the message calls the model.
+        needs: the setting to lower -> tokens of the longest sequence that it allows.
+    """
+    context = getattr(config, "max_position_embeddings", None)
+    return [
+        f"sequences of {longest} tokens do not fit the context of {context} of {name}: lower {setting}"
+        for setting, longest in needs.items()
+        if context is not None and longest > context
+    ]
+
+
+def check_context(config: Any, name: str, needs: Mapping[str, int]) -> None:
+    """Refuses sequences that do not fit a model's context; see ``beyond_context``.
+
+    Raises:
+        ValueError: naming the settings, the model and its context.
+    """
+    problems = beyond_context(config, name, needs)
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def load_tokenizer(source: ModelSource) -> Any:

@@ -58,18 +58,27 @@ Rows = list[Sourced[BaseRecord]]
 def drop_shared_prefixes(rows: Rows, common_prefix: int) -> tuple[Rows, dict[str, int]]:
     """Keep the first row of each set that shares a prefix; linear in the rows.
 
+    Comparisons of one prompt that rank other responses are kept: pairs of one prompt are not copies.
+
     Returns:
         The rows kept, and how many were dropped as ``exact_duplicate`` (the whole
-        prompt is equal to a kept one) and as ``common_prefix`` (the rest).
+        prompt, and of a comparison the responses, are equal to a kept one's) and as ``common_prefix`` (the rest).
     """
-    kept: dict[tuple[object, ...], Sourced[BaseRecord]] = {}
+    firsts: dict[tuple[object, ...], Sourced[BaseRecord]] = {}
+    ranked: defaultdict[tuple[object, ...], set[frozenset[str]]] = defaultdict(set)
+    kept = []
     dropped = {"exact_duplicate": 0, "common_prefix": 0}
     for row in rows:
-        first = kept.setdefault(prefix_key(row.record, common_prefix), row)
-        if first is not row:
-            same = prompt_text(first.record) == prompt_text(row.record)
+        key = prefix_key(row.record, common_prefix)
+        first = firsts.setdefault(key, row)
+        same = prompt_text(first.record) == prompt_text(row.record)
+        responses = frozenset(row.record.responses if isinstance(row.record, Comparison) else [])
+        if first is row or (same and responses not in ranked[key]):
+            ranked[key].add(responses)
+            kept.append(row)
+        else:
             dropped["exact_duplicate" if same else "common_prefix"] += 1
-    return list(kept.values()), dropped
+    return kept, dropped
 
 
 def cap_users(rows: Rows, max_prompts_per_user: int) -> tuple[Rows, int]:

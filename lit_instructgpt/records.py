@@ -29,7 +29,7 @@ from lit_instructgpt.records_models import (
     validation_problems,
 )
 from lit_instructgpt.records_report import BadRecord, ReadReport, RecordError
-from lit_instructgpt.records_shapes import COMMON_FIELDS, SHAPE_FIELDS, normalise, written_name
+from lit_instructgpt.records_shapes import fields_of, normalise, written_name
 from lit_instructgpt.records_sources import Row, open_source
 
 __all__ = [
@@ -70,6 +70,7 @@ def read_records(
     keep_all_tied: bool = False,
     split: str | None = None,
     max_listed: int = 20,
+    append_rejects: bool = False,
 ) -> tuple[list[RecordType], ReadReport]:
     """Read and check every record of one kind.
 
@@ -94,6 +95,8 @@ def read_records(
         split: Return only the records whose ``split`` is this; in a dataset that is
             divided into splits, the split to take.
         max_listed: Most problems listed in the error message.
+        append_rejects: Keep what ``rejects_path`` holds, for the later sources of one run;
+            without it the file starts anew.
 
     Returns:
         The records in file order, and what became of every line.
@@ -116,7 +119,7 @@ def read_records(
     if report.bad and not skip_bad_records:
         raise RecordError(report, max_listed)
     if rejects_path is not None and skip_bad_records:
-        reader.write_rejects(Path(rejects_path))
+        reader.write_rejects(Path(rejects_path), append_rejects)
     return [item.record for item in reader.records], report
 
 
@@ -131,7 +134,7 @@ class RecordReader(Generic[RecordType]):
         split: str | None = None,
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> None:
-        known = (*SHAPE_FIELDS[kind.kind], *COMMON_FIELDS)
+        known = fields_of(kind.kind)
         wrong = [name for name in column_mapping if name not in known]
         if wrong:
             text = f"{', '.join(map(shown, wrong))}: not a field of a {kind.kind}"
@@ -225,15 +228,20 @@ class RecordReader(Generic[RecordType]):
             names = ", ".join(field_name(name) for name in list(self._columns)[:30])
             raise ValueError(f"column_mapping: {text}: no such column; the columns are: {names}")
 
-    def write_rejects(self, path: Path) -> None:
-        """Write the bad lines as JSON lines: file, line, problems, raw."""
+    def write_rejects(self, path: Path, append: bool = False) -> None:
+        """Write the bad lines as JSON lines (file, line, problems, raw), whole or not at all.
+
+        Args:
+            path: The file to write.
+            append: Keep the lines that are in it; one that is there already is not written twice.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text(encoding="utf-8").splitlines() if append and path.exists() else []
+        for bad, raw in zip(self.report.bad, self._raw, strict=True):
+            problems = [str(problem) for problem in bad.problems]
+            lines.append(json.dumps({"file": bad.file, "line": bad.line, "problems": problems, "raw": raw}))
         partial = path.with_name(path.name + ".partial")
-        with partial.open("w", encoding="utf-8") as stream:
-            for bad, raw in zip(self.report.bad, self._raw, strict=True):
-                problems = [str(problem) for problem in bad.problems]
-                reject = {"file": bad.file, "line": bad.line, "problems": problems, "raw": raw}
-                stream.write(json.dumps(reject) + "\n")
+        partial.write_text("".join(f"{line}\n" for line in dict.fromkeys(lines)), encoding="utf-8")
         os.replace(partial, path)
 
 

@@ -102,11 +102,6 @@ class Comparison(BaseRecord):
                 raise ValueError(f"ranking: {same} under two different ranks")
         return self
 
-    def dense_ranking(self) -> list[int]:
-        """Return the ranking with its gaps closed: 1, 2, ... in the same order."""
-        order = {rank: place for place, rank in enumerate(sorted(set(self.ranking)), start=1)}
-        return [order[rank] for rank in self.ranking]
-
 
 class Prompt(BaseRecord):
     """A prompt alone, for the policy to answer."""

@@ -23,6 +23,11 @@ SHAPE_FIELDS = {
 _TURN = "\n\nAssistant:"
 
 
+def fields_of(kind: str) -> tuple[str, ...]:
+    """Return every field that is read of a kind of record, those of other tools' shapes included."""
+    return (*SHAPE_FIELDS[kind], *COMMON_FIELDS)
+
+
 def normalise(row: dict[str, Any], kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split one row into the fields of a record of this kind and the rest.
 
@@ -97,7 +102,7 @@ def _ends_in_reply(row: dict[str, Any]) -> bool:
 
 
 def _missing(given: dict[str, Any], kind: str, field: str, also: str = "") -> LineProblem:
-    known = (*SHAPE_FIELDS[kind], *COMMON_FIELDS)
+    known = fields_of(kind)
     close = {
         name: match[0]
         for name in given

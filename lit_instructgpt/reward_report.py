@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from lit_instructgpt.datamodules.tokenizing import Collator, Reading, Source, tokenize_comparisons
+from lit_instructgpt.datamodules.tokenizing import Collator, Reading, Source, longest, tokenize_comparisons
 from lit_instructgpt.functional import ranking_pairs
 from lit_instructgpt.metrics import half_step
+from lit_instructgpt.models import check_context
 from lit_instructgpt.records import Comparison
 from lit_instructgpt.rewards import ModelReward
 
@@ -56,6 +57,8 @@ def _pairs(scorer: ModelReward, reading: Reading, source: Source) -> tuple[Any, 
     """Margins of the untied pairs, whether the longer is better, their prompts and their sources."""
     records = reading.read(source, Comparison)
     rankings = tokenize_comparisons(records, scorer.tokenizer, scorer.format, reading)
+    needs = {f"reading.max_tokens ({reading.max_tokens})": longest(rankings)}
+    check_context(scorer.model.model.config, f"the reward model, for {source}", needs)
     collator = Collator(scorer.tokenizer.pad_token_id)
     margins: list[float] = []
     longer: list[float] = []

@@ -13,7 +13,7 @@ from torch import nn
 from lit_instructgpt.batch import Rollout
 from lit_instructgpt.formatting import read_format, read_sidecar
 from lit_instructgpt.generation import inference_mode
-from lit_instructgpt.models import load_tokenizer
+from lit_instructgpt.models import beyond_context, load_tokenizer
 
 if TYPE_CHECKING:
     from lit_instructgpt.modules.ppo import PPOModule
@@ -101,16 +101,30 @@ def _formats(module: PPOModule, data: Any) -> list[str]:
     return problems
 
 
+def check_lengths(module: PPOModule) -> None:
+    """Refuses prompts, responses and text that do not fit the contexts of the models.
+
+    Raises:
+        SelfCheckError: with all problems at once.
+    """
+    problems = _lengths(module, module.trainer.datamodule)  # type: ignore[attr-defined]
+    if problems:
+        raise SelfCheckError(problems)
+
+
 def _lengths(module: PPOModule, data: Any) -> list[str]:
+    prompt, response = data.longest_prompt(), module.ppo.max_new_tokens
+    setting = f"ppo.max_new_tokens ({response}) or data.reading.max_prompt_tokens (the longest has {prompt})"
+    models = {
+        "policy": (module.policy, module.policy_source),
+        "value_model": (module.value_model.model, module.value_source),
+    }
+    if module.reward_source is not None:
+        models["reward_model"] = (module.reward_model.model, module.reward_source)
     problems = []
-    wanted = data.reading.max_prompt_tokens + module.ppo.max_new_tokens
-    for name, model in (("policy", module.policy), ("value_model", module.value_model.model)):
-        context = getattr(model.config, "max_position_embeddings", None)
-        if context is not None and wanted > context:
-            problems.append(
-                f"prompts of {data.reading.max_prompt_tokens} and responses of {module.ppo.max_new_tokens} tokens do not "
-                f"fit the {name}'s context of {context}: lower data.reading.max_prompt_tokens or ppo.max_new_tokens"
-            )
+    for name, (model, source) in models.items():
+        needs = {setting: prompt + response} | (data.longest() if name == "policy" else {})
+        problems += beyond_context(model.config, f"the {name} ({source})", needs)
     return problems
 
 

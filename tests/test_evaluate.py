@@ -21,9 +21,10 @@ from stages import (
     write,
 )
 
+from lit_instructgpt.datamodules.tokenizing import Reading
 from lit_instructgpt.evaluate import evaluate
 from lit_instructgpt.evaluated import Evaluated, Samples
-from lit_instructgpt.formatting import SIDECAR
+from lit_instructgpt.formatting import SIDECAR, PromptFormat, format_dict
 from lit_instructgpt.records import Prompt
 from lit_instructgpt.reward_report import bootstrap_ci
 from lit_instructgpt.sampling import Sampling
@@ -308,6 +309,68 @@ def test_mistakes_are_named(models: dict[str, str], tmp_path: Path, settings: di
     with pytest.raises(ValueError, match=message):
         evaluate(models, write(tmp_path / "p.jsonl", PROMPTS), str(tmp_path / "r.json"), **arguments)
     assert not (tmp_path / "r.json").exists()
+
+
+def test_options_that_would_be_ignored_are_refused_together(
+    models: dict[str, str], tiny_reward_dir: Callable[[str], str], tmp_path: Path
+):
+    with pytest.raises(ValueError, match="give --reward_model DIR, or leave --comparisons out") as caught:
+        evaluate(models, "p.jsonl", "r.json", judge=Judge(), comparisons="c.jsonl", sampling=Sampling(num_samples=4))
+    assert "sampling.num_samples is 4: evaluate samples one response per prompt" in str(caught.value)
+    with pytest.raises(ValueError, match="held_out_comparisons are measured beside comparisons: give --comparisons"):
+        evaluate(models, "p.jsonl", "r.json", reward_model=tiny_reward_dir("gpt2"), held_out_comparisons="h.jsonl")
+
+
+def test_models_answer_the_prompts_that_fit_all_of_them(
+    models: dict[str, str], make_dir: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    said: list[str] = []
+    monkeypatch.setattr("lit_instructgpt.evaluated.rank_zero_info", said.append)
+    wordy = make_dir("gpt_neox", seed=5)  # its template alone has 17 of the 24 tokens, the line break included
+    (Path(wordy) / SIDECAR).write_text(json.dumps({"format": format_dict(PromptFormat("zqzqzqzqzqzqzqzq{prompt}\n"))}))
+    texts = ["xqzj", "xqzjvwkp", "vwkp", "kp"]  # 4, 8, 4 and 2 tokens
+    judge = Judge()
+    report = evaluate(
+        {"sft": models["sft"], "ppo": wordy}, write(tmp_path / "p.jsonl", [{"prompt": text} for text in texts]),
+        str(tmp_path / "r.json"), judge=judge, sampling=SAMPLING, reading=READING, batch_size=2,
+    )  # fmt: skip
+    assert [[record["prompt"] for record in records] for records, _ in judge.calls] == [["xqzj", "vwkp", "kp"]] * 3
+    assert report["num_prompts"] == 3
+    assert said == ["prompts: 1 of 4 have more than 24 tokens for some model and are left out for all"]
+    with pytest.raises(ValueError, match=r"1 of 1 have more than 24 tokens for some model: raise reading\.max_prompt"):
+        evaluate(
+            {"sft": models["sft"], "ppo": wordy}, write(tmp_path / "q.jsonl", [{"prompt": "xqzjvwkp"}]),
+            str(tmp_path / "s.json"), judge=judge, sampling=SAMPLING, reading=READING,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampling": Sampling(max_new_tokens=124)}, r"129 tokens .* of 128 .*sampling\.max_new_tokens \(124\)"),
+        ({"text_tokens": 129}, r"129 tokens do not fit the context of 128 .*lower text_tokens \(129\)"),
+        (
+            {"comparisons": "z" * 123},
+            r"129 tokens do not fit the context of 128 of the reward model.*reading\.max_tokens",
+        ),
+    ],
+)
+def test_what_does_not_fit_a_context_is_refused(
+    models: dict[str, str],
+    tiny_reward_dir: Callable[[str], str],
+    tmp_path: Path,
+    settings: dict[str, Any],
+    message: str,
+):
+    if "comparisons" in settings:  # 4 tokens, the line break, 123, EOS
+        row = {"prompt": "xqzj", "responses": [settings["comparisons"], "no"], "ranking": [1, 2]}
+        settings = {"comparisons": write(tmp_path / "c.jsonl", [row]), "reading": Reading()}
+    with pytest.raises(ValueError, match=message):
+        evaluate(
+            models, write(tmp_path / "p.jsonl", [{"prompt": "xqzj"}]), str(tmp_path / "r.json"),
+            reward_model=tiny_reward_dir("gpt2"), text=write(tmp_path / "t.jsonl", TEXT),
+            **{"sampling": SAMPLING, "text_tokens": 20, **settings},
+        )  # fmt: skip
 
 
 def test_only_ties_give_no_accuracy(models: dict[str, str], tiny_reward_dir: Callable[[str], str], tmp_path: Path):

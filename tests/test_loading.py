@@ -44,6 +44,14 @@ def test_repeated_visits_every_item_equally_often(num_samples: int):
         assert indices[:7] != indices[7:14]
 
 
+def test_nothing_cannot_be_repeated():
+    with pytest.raises(ValueError, match="there are no items to draw 3 from"):
+        repeated(0, 3, 0)
+    with pytest.raises(ValueError, match="there are no items to draw 1 from"):
+        mixed(9, 0, 0.1, 0, 0)
+    assert repeated(0, 0, 0) == []
+
+
 @pytest.mark.parametrize(("num_demos", "fraction", "num_text"), [(90, 0.1, 10), (9, 0.5, 9), (30, 0.25, 10), (5, 0, 0)])
 def test_mixed_holds_all_demonstrations_and_the_fraction_of_text(num_demos: int, fraction: float, num_text: int):
     for epoch in range(3):

@@ -176,6 +176,9 @@ def test_what_counts_as_the_same_prompt():
     assert kept([Prompt.model_validate({"prompt": chat}) for chat in chats]) == 2
     assert kept([Comparison(**pair, labeler=name) for name in ("w1", "w2", "w1")]) == 2
     assert kept([Demonstration(prompt=long + end, response="r") for end in "abc"]) == 1
+    pairs = [("a", "b"), ("a", "c"), ("b", "c"), ("b", "a")]  # the last is the first again
+    assert kept([Comparison(prompt="p", responses=list(two), ranking=[1, 2]) for two in pairs]) == 3
+    assert kept([Comparison(prompt=long + end, responses=["a", end], ranking=[1, 2]) for end in "xyz"]) == 1
     assert kept([Text(text=long + end) for end in "aab"]) == 2
 
 

@@ -50,7 +50,6 @@ def test_own_shapes_and_extra_fields(tmp_path):
     records, report = read_records(write(tmp_path / "c.jsonl", row), Comparison)
     assert records[0].responses == ["a", "b", "c"]
     assert records[0].ranking == [7, 2, 7]
-    assert records[0].dense_ranking() == [2, 1, 2]
     assert records[0].labeler == "w1"
     assert records[0].extra == {"judge": "human"}
     assert report.ignored_fields == {"judge": 1}
@@ -178,7 +177,7 @@ def test_all_problems_of_a_line_are_listed(tmp_path):
 def test_huge_ranks_and_same_text_with_same_rank_are_fine(tmp_path):
     row = {"prompt": "q", "responses": ["a", "a", "b"], "ranking": [10**400, 10**400, 1], "n": 10**300}
     (record,), _ = read_records(write(tmp_path / "c.jsonl", row), Comparison)
-    assert record.dense_ranking() == [2, 2, 1]
+    assert record.ranking == [10**400, 10**400, 1]
 
 
 def test_all_tied_is_set_aside_unless_kept(tmp_path):

@@ -1,5 +1,8 @@
 """From records to padded batches, by hand."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +27,59 @@ ROOMY = Reading()
 
 def ids(tokenizer: Any, text: str) -> list[int]:
     return tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+
+# ------------------------------------------------------------------ reading
+
+
+def test_rejects_of_every_source_of_a_run_are_kept(tmp_path: Path, write_jsonl: Callable[..., str]):
+    bad = {"text": 1}
+    train = write_jsonl(tmp_path / "train.jsonl", [{"text": "a"}, bad])
+    clean = write_jsonl(tmp_path / "clean.jsonl", [{"text": "a"}])
+    other = write_jsonl(tmp_path / "other.jsonl", [bad, {"text": "b"}])
+    rejects = tmp_path / "rejects.jsonl"
+    rejects.write_text('{"of": "an earlier run"}\n')
+    reading = Reading(skip_bad_records=True, rejects=str(rejects))
+    for source in (train, clean, other, train):  # the last a second time: its rejects are there already
+        reading.read(source, Text)
+    found = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert [(row["file"], row["line"]) for row in found] == [(train, 2), (other, 1)]
+    Reading(skip_bad_records=True, rejects=str(rejects)).read(clean, Text)
+    assert rejects.read_text() == "", "another run begins its own file"
+    assert sorted(path.name for path in tmp_path.iterdir() if "rejects" in path.name) == ["rejects.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "message"),
+    [
+        ([], {}, r"no text to use in .*t\.jsonl: 0 lines: 0 accepted, 0 bad\. Remedy: give data with records"),
+        (
+            [{"text": "a"}, {"text": "b", "split": "valid"}],
+            {"split": "train"},
+            r"no text to use in .*t\.jsonl: 2 lines: 0 accepted, 0 bad, 2 of another split\. Remedy: .*reading\.split",
+        ),
+    ],
+)
+def test_data_without_a_record_are_refused(
+    tmp_path: Path, write_jsonl: Callable[..., str], rows: list[Any], settings: dict[str, Any], message: str
+):
+    with pytest.raises(ValueError, match=message):
+        Reading(**settings).read(write_jsonl(tmp_path / "t.jsonl", rows), Text)
+
+
+def test_a_mapped_column_applies_to_the_kinds_that_have_the_field(tmp_path: Path, write_jsonl: Callable[..., str]):
+    ranked = write_jsonl(tmp_path / "c.jsonl", [{"prompt": "q", "answers": ["a", "b"], "ranking": [1, 2]}])
+    shown = write_jsonl(tmp_path / "d.jsonl", [{"prompt": "q", "response": "a"}])
+    plain = write_jsonl(tmp_path / "t.jsonl", [{"text": "a"}])
+    reading = Reading(column_mapping={"responses": "answers"})
+    assert [record.responses for record in reading.read(ranked, Comparison)] == [["a", "b"]]
+    assert [record.response for record in reading.read(shown, Demonstration)] == ["a"]
+    assert [record.text for record in reading.read(plain, Text)] == ["a"]
+    with pytest.raises(ValueError, match="prompt -> 'question': no such column; the columns are: prompt, response"):
+        Reading(column_mapping={"prompt": "question"}).read(shown, Demonstration)
+    assert Reading(column_mapping={"prompt": "question"}).read(plain, Text)
+    with pytest.raises(ValueError, match=r"reading\.column_mapping: 'respons': no kind of record has this field"):
+        Reading(column_mapping={"respons": "answers"})
 
 
 # ------------------------------------------------------------------ limits
@@ -133,6 +189,11 @@ def test_packing_loses_no_token(tokenizer: Any, num_tokens: int):
 def test_a_last_block_of_one_token_has_no_target_and_is_left_out(tokenizer: Any):
     blocks = pack_text([Text(text="xqzj"), Text(text="v")], tokenizer, 3)  # 7 tokens
     assert [len(block.ids) for block in blocks] == [3, 3]
+
+
+def test_text_without_a_token_to_predict_is_refused(tokenizer: Any):
+    with pytest.raises(ValueError, match=r"text: 5 tokens in blocks of text_tokens \(1\) leave no token to predict"):
+        pack_text([Text(text="xqzj")], tokenizer, 1)
 
 
 # ------------------------------------------------------------------ batches

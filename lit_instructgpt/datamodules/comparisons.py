@@ -11,9 +11,11 @@ from torch.utils.data import DataLoader
 from lit_instructgpt.datamodules.loading import GlobalBatches, ResumableLoader, sequential_loader, shuffled
 from lit_instructgpt.datamodules.tokenizing import (
     Collator,
+    Demo,
     Ranking,
     Reading,
     Source,
+    longest,
     tokenize_comparisons,
     tokenize_demos,
 )
@@ -56,6 +58,9 @@ class ComparisonDataModule(LightningDataModule):
             keep_all_tied,
         )
         self.format, self.reading, self.seed = format or PromptFormat(), reading or Reading(), seed
+        self.train_items: list[Ranking] = []
+        self.valid_items: list[Ranking] = []
+        self.demo_items: list[Demo] = []
 
     def sources(self) -> list[Source]:
         """The data that shape the model, for its card."""
@@ -79,6 +84,11 @@ class ComparisonDataModule(LightningDataModule):
     def _rankings(self, source: Source) -> list[Ranking]:
         records = self.reading.read(source, Comparison, self.keep_all_tied)
         return tokenize_comparisons(records, self.tokenizer, self.format, self.reading)
+
+    def longest(self) -> dict[str, int]:
+        """Tokens of the longest sequence that each setting allows, of the data read."""
+        num_tokens = max(longest(self.train_items), longest(self.valid_items), longest(self.demo_items))
+        return {f"data.reading.max_tokens ({self.reading.max_tokens})": num_tokens}
 
     def groups(self) -> list[str]:
         """Names for separate validation metrics: ``source/...`` and ``labeler/...``, sorted."""

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from lit_instructgpt.datamodules.loading import GlobalBatches, ResumableLoader, mixed, sequential_loader
-from lit_instructgpt.datamodules.tokenizing import Collator, Demo, Reading, Source, pack_text, tokenize_demos
+from lit_instructgpt.datamodules.tokenizing import Collator, Demo, Reading, Source, longest, pack_text, tokenize_demos
 from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.records import Demonstration, Text
 
@@ -60,6 +60,8 @@ class DemoDataModule(LightningDataModule):
         self.text_fraction, self.text_tokens = text_fraction, text_tokens
         self.batch_size, self.valid_batch_size = batch_size, valid_batch_size
         self.format, self.reading, self.seed = format or PromptFormat(), reading or Reading(), seed
+        self.train_items: list[Demo] = []
+        self.valid_items: list[Demo] = []
 
     def sources(self) -> list[Source]:
         """The data that shape the model, for its card."""
@@ -83,6 +85,18 @@ class DemoDataModule(LightningDataModule):
 
     def _text(self, source: Source | None) -> list[Demo]:
         return [] if source is None else pack_text(self.reading.read(source, Text), self.tokenizer, self.text_tokens)
+
+    def longest(self) -> dict[str, int]:
+        """Tokens of the longest sequence that each setting allows, of the data read."""
+        items = [*self.train_items, *self.valid_items]
+        return {
+            f"data.reading.max_tokens ({self.reading.max_tokens})": longest([i for i in items if not i.is_text]),
+            f"data.text_tokens ({self.text_tokens})": longest([i for i in items if i.is_text]),
+        }
+
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt of the validation data."""
+        return max((item.num_prompt for item in self.valid_items), default=0)
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches of ``DemoBatch``, another order each epoch."""

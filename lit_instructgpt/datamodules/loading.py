@@ -16,7 +16,13 @@ def shuffled(num_items: int, seed: int, epoch: int) -> list[int]:
 
 
 def repeated(num_items: int, num_samples: int, seed: int) -> list[int]:
-    """``num_samples`` indices: permutation after permutation, so that every item comes equally often (+-1)."""
+    """``num_samples`` indices: permutation after permutation, so that every item comes equally often (+-1).
+
+    Raises:
+        ValueError: there are no items to repeat.
+    """
+    if num_items < 1 <= num_samples:
+        raise ValueError(f"there are no items to draw {num_samples} from: give data that are not empty")
     indices: list[int] = []
     epoch = 0
     while len(indices) < num_samples:

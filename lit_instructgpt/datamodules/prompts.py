@@ -9,9 +9,11 @@ from lightning.pytorch import LightningDataModule
 from lit_instructgpt.datamodules.loading import GlobalBatches, ResumableLoader, repeated, sequential_loader
 from lit_instructgpt.datamodules.tokenizing import (
     Collator,
+    Demo,
     Reading,
     Source,
     TokenizedPrompt,
+    longest,
     pack_text,
     tokenize_prompts,
 )
@@ -64,6 +66,10 @@ class PromptDataModule(LightningDataModule):
         self.text_per_episode, self.text_tokens = text_per_episode, text_tokens
         self.valid_batch_size = valid_batch_size
         self.format, self.reading, self.seed = format or PromptFormat(), reading or Reading(), seed
+        self.train_items: list[TokenizedPrompt] = []
+        self.valid_items: list[TokenizedPrompt] = []
+        self.predict_items: list[TokenizedPrompt] = []
+        self.text_items: list[Demo] = []
 
     def sources(self) -> list[Source]:
         """The data that shape the model, for its card."""
@@ -78,7 +84,6 @@ class PromptDataModule(LightningDataModule):
             if self.train is None:
                 raise ValueError("data.train is missing: give the prompts to sample episodes from")
             self.train_items = self._prompts(self.train)
-            self.text_items = []
             if self.text is not None:
                 self.text_items = pack_text(self.reading.read(self.text, Text), self.tokenizer, self.text_tokens)
         if stage == "predict":
@@ -89,6 +94,14 @@ class PromptDataModule(LightningDataModule):
 
     def _prompts(self, source: Source) -> list[TokenizedPrompt]:
         return tokenize_prompts(self.reading.read(source, Prompt), self.tokenizer, self.format, self.reading)
+
+    def longest(self) -> dict[str, int]:
+        """Tokens of the longest sequence that each setting allows, of the data read."""
+        return {f"data.text_tokens ({self.text_tokens})": longest(self.text_items)}
+
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt of the data read."""
+        return longest([*self.train_items, *self.valid_items, *self.predict_items])
 
     def _repeated(self, items: list[Any], per_episode: int, collate: Any, seed: int) -> ResumableLoader:
         trainer = self.trainer

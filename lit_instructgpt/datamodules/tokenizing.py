@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_instructgpt.batch import ComparisonBatch, DemoBatch, PromptBatch, pad
 from lit_instructgpt.formatting import PromptFormat, prompt_text
 from lit_instructgpt.records import Comparison, Demonstration, Prompt, Text, read_records
+from lit_instructgpt.records_shapes import SHAPE_FIELDS, fields_of
 
 Source = str | list[str]
 """One file, saved dataset directory or ``hf://owner/name``, or several of them."""
@@ -29,10 +30,10 @@ class Reading:
         max_prompt_tokens: records with longer prompts are left out, and counted.
         max_response_tokens: responses are cut to this, their EOS included.
         max_tokens: context; responses are cut further where prompt and response exceed it.
-        split: take only records whose ``split`` field equals this.
-        column_mapping: our field name -> the data's column name.
+        split: take only records whose ``split`` field equals this; of every source, validation data too.
+        column_mapping: our field name -> the data's column name, for the kinds of record that have the field.
         skip_bad_records: go on past bad records, writing them to ``rejects``; without it they stop the run.
-        rejects: JSONL file for the bad records.
+        rejects: JSONL file for the bad records of all sources of the run; an earlier run's are replaced.
     """
 
     max_prompt_tokens: int = 1024
@@ -51,23 +52,46 @@ class Reading:
                 f"reading: max_prompt_tokens ({self.max_prompt_tokens}) leaves no room for a response in "
                 f"max_tokens ({self.max_tokens}): lower the first or raise the second"
             )
+        known = list(dict.fromkeys(name for kind in SHAPE_FIELDS for name in fields_of(kind)))
+        wrong = [name for name in self.column_mapping or {} if name not in known]
+        if wrong:
+            raise ValueError(
+                f"reading.column_mapping: {', '.join(map(repr, wrong))}: no kind of record has this field; "
+                f"the fields are: {', '.join(known)}"
+            )
+        self._rejects_begun = False
 
     def response_limit(self, num_prompt_tokens: int) -> int:
         """How many tokens a response may have behind a prompt of this length."""
         return min(self.max_response_tokens, self.max_tokens - num_prompt_tokens)
 
     def read(self, source: Source, kind: type[R], keep_all_tied: bool = False) -> list[R]:
-        """The records of all sources, after saying what was read, left out and ignored."""
+        """The records of all sources, after saying what was read, left out and ignored.
+
+        Raises:
+            ValueError: there are none.
+        """
+        mapping = self.column_mapping or {}
+        known = fields_of(kind.kind)
         records, report = read_records(
             source,
             kind,
-            column_mapping=self.column_mapping,
+            column_mapping={ours: theirs for ours, theirs in mapping.items() if ours in known},
             skip_bad_records=self.skip_bad_records,
             rejects_path=self.rejects,
             keep_all_tied=keep_all_tied,
             split=self.split,
+            append_rejects=self._rejects_begun,
         )
-        rank_zero_info(f"{source if isinstance(source, str) else ', '.join(source)}: {report.summary()}")
+        self._rejects_begun = True
+        said = f"{source if isinstance(source, str) else ', '.join(source)}: {report.summary()}"
+        if not records:
+            remedy = "correct reading.split" if report.other_split else "give data with records, or leave it out"
+            raise ValueError(f"no {kind.kind} to use in {said} Remedy: {remedy}")
+        unused = [ours for ours in mapping if ours not in known]
+        if unused:
+            said += f" Of column_mapping not used: {', '.join(unused)} (no field of a {kind.kind})."
+        rank_zero_info(said)
         return records
 
 
@@ -105,6 +129,11 @@ def _say_too_long(what: str, num: int, total: int, limit: int) -> None:
         rank_zero_info(f"{what}: {num} of {total} prompts have more than {limit} tokens and are left out")
     if num and num == total:
         raise ValueError(f"{what}: every prompt has more than {limit} tokens: raise reading.max_prompt_tokens")
+
+
+def num_prompt_tokens(records: Sequence[Prompt], tokenizer: Any, prompt_format: PromptFormat) -> list[int]:
+    """Tokens of each prompt."""
+    return [len(prompt_format.prompt_ids(_plain(record.prompt), tokenizer)) for record in records]
 
 
 def tokenize_demos(
@@ -160,6 +189,13 @@ def tokenize_prompts(
     return prompts
 
 
+def longest(items: Sequence[Demo | Ranking | TokenizedPrompt]) -> int:
+    """Tokens of the longest sequence; 0 where there are none."""
+    return max(
+        (len(ids) for item in items for ids in (item.ids if isinstance(item, Ranking) else [item.ids])), default=0
+    )
+
+
 def _plain(prompt: Any) -> Any:
     if isinstance(prompt, str):
         return prompt
@@ -167,12 +203,22 @@ def _plain(prompt: Any) -> Any:
 
 
 def pack_text(records: Sequence[Text], tokenizer: Any, num_tokens: int) -> list[Demo]:
-    """Documents joined by EOS and cut into blocks of ``num_tokens``; the last block may be shorter."""
+    """Documents joined by EOS and cut into blocks of ``num_tokens``; the last block may be shorter.
+
+    Raises:
+        ValueError: no block has two tokens, so there is nothing to predict.
+    """
     stream: list[int] = []
     for record in records:
         stream += [*tokenizer(record.text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
     blocks = [stream[i : i + num_tokens] for i in range(0, len(stream), num_tokens)]
-    return [Demo(block, 0, is_text=True) for block in blocks if len(block) > 1]
+    demos = [Demo(block, 0, is_text=True) for block in blocks if len(block) > 1]
+    if not demos:
+        raise ValueError(
+            f"text: {len(stream)} tokens in blocks of text_tokens ({num_tokens}) leave no token to predict: "
+            "set text_tokens to 2 or more, or give longer text"
+        )
+    return demos
 
 
 @dataclass

@@ -33,7 +33,7 @@ from lit_instructgpt.optim import (
     sum_over_ranks,
     warmup_from_tenth,
 )
-from lit_instructgpt.selfcheck import check_before_training, check_first_rollout
+from lit_instructgpt.selfcheck import check_before_training, check_first_rollout, check_lengths
 
 
 class PPOModule(LightningModule):
@@ -315,6 +315,12 @@ class PPOModule(LightningModule):
         if self.ema is not None:
             self.ema.average = {name: x.to(self.device) for name, x in self.ema.average.items()}
         check_before_training(self)
+
+    def on_validation_start(self) -> None:
+        """Refuses what does not fit the contexts of the models: validation alone has no other check."""
+        check_lengths(self)
+
+    on_test_start = on_validation_start
 
     def on_train_epoch_start(self) -> None:
         """Train mode (dropout is off everywhere); the frozen models stay in eval mode."""

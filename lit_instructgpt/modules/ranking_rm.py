@@ -15,7 +15,7 @@ from lit_instructgpt.batch import ComparisonBatch, length_groups, tokens_per_pas
 from lit_instructgpt.functional import ranking_loss
 from lit_instructgpt.generation import inference_mode
 from lit_instructgpt.metrics import PairAccuracy, PairCalibration
-from lit_instructgpt.models import ScalarModel, load_tokenizer
+from lit_instructgpt.models import ScalarModel, check_context, load_tokenizer
 from lit_instructgpt.modules.steps import num_optimizer_steps
 from lit_instructgpt.optim import (
     build_optimizer,
@@ -84,6 +84,14 @@ class RankingRM(LightningModule):
         """Refuses Trainer settings that would be ignored: later, Lightning refuses them without a remedy."""
         check_trainer(self.trainer, "RankingRM")
         return []
+
+    def on_fit_start(self) -> None:
+        """Refuses data that are longer than the model's context."""
+        assert self.reward_model is not None
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        check_context(self.reward_model.model.config, f"the model ({self.source})", data.longest())
+
+    on_validation_start = on_test_start = on_fit_start
 
     def on_train_epoch_start(self) -> None:
         """Train mode for gradient checkpointing; all dropout of the model is off."""
@@ -161,7 +169,8 @@ class RankingRM(LightningModule):
         losses, counted = ranking_loss(scores, batch.ranking, batch.completion_mask, self.soft_ties)
         if num := int(counted.sum()):
             self.log("val/loss", losses.sum() / num, batch_size=num, prog_bar=True, sync_dist=True)
-        self.log("val/score", scores[batch.completion_mask].mean(), batch_size=len(batch), sync_dist=True)
+        found = scores[batch.completion_mask]
+        self.log("val/score", found.mean(), batch_size=len(found), sync_dist=True)
         self.accuracy.update(scores, batch)
         self.calibration.update(scores, batch)
 

@@ -15,7 +15,15 @@ from torch import Tensor
 from lit_instructgpt.batch import DemoBatch, PromptBatch, length_groups, pad, tokens_per_pass
 from lit_instructgpt.generation import inference_mode, sample
 from lit_instructgpt.logprobs import target_logprobs
-from lit_instructgpt.models import ModelSource, add_residual_dropout, load_policy, load_tokenizer, quiet_loading
+from lit_instructgpt.models import (
+    ModelSource,
+    add_residual_dropout,
+    check_context,
+    load_policy,
+    load_tokenizer,
+    quiet_loading,
+    read_config,
+)
 from lit_instructgpt.modules.steps import num_optimizer_steps
 from lit_instructgpt.optim import (
     build_optimizer,
@@ -92,6 +100,34 @@ class SFT(LightningModule):
         """Refuses Trainer settings that would be ignored: later, Lightning refuses them without a remedy."""
         check_trainer(self.trainer, "SFT")
         return []
+
+    def on_fit_start(self) -> None:
+        """Refuses data, and samples of ``val/rm_score``, that are longer than the model's context."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self._check_context(data.longest())
+        if self.reward_model is not None:
+            self._check_context(self._sampled(data))
+            check_context(
+                read_config(self.reward_model), f"the reward model ({self.reward_model})", self._sampled(data)
+            )
+
+    on_validation_start = on_test_start = on_fit_start
+
+    def on_predict_start(self) -> None:
+        """Refuses prompts whose responses could go beyond the model's context."""
+        self._check_context(self._sampled(self.trainer.datamodule))  # type: ignore[attr-defined]
+
+    def _check_context(self, needs: dict[str, int]) -> None:
+        name = f"the model ({self.source})" if isinstance(self.source, str) else "the model"
+        check_context(self.policy.config, name, needs)
+
+    def _sampled(self, data: Any) -> dict[str, int]:
+        """Tokens of the longest prompt with the longest response that may be sampled for it; 0 without prompts."""
+        prompt, response = data.longest_prompt(), self.sampling.max_new_tokens
+        setting = (
+            f"model.sampling.max_new_tokens ({response}) or data.reading.max_prompt_tokens (the longest has {prompt})"
+        )
+        return {setting: prompt + response} if prompt else {}
 
     def on_train_epoch_start(self) -> None:
         """Train mode, so that the dropout is on: ``from_pretrained`` and validation leave eval mode."""

@@ -29,6 +29,7 @@ from stages import (
 from torch import Tensor
 
 from lit_instructgpt.callbacks import ExportHF
+from lit_instructgpt.datamodules.tokenizing import Reading
 from lit_instructgpt.models import ScalarModel
 from lit_instructgpt.modules import RankingRM
 
@@ -196,6 +197,22 @@ def test_the_new_head_is_drawn_from_the_seed_alone(tiny_dir: Any):
 # ------------------------------------------------------------------ validation
 
 
+@pytest.mark.parametrize("valid_batch_size", [1, 3, 64])
+def test_validation_means_do_not_depend_on_the_batch_size(
+    tiny_reward_dir: Any, tokenizer: Any, tmp_path: Path, valid_batch_size: int
+):
+    model = plain_scorer(tiny_reward_dir("gpt2"))
+    with torch.no_grad():
+        scores = [plain_scores(model, tokenizer, row) for row in COMPARISONS]
+        loss = brute_force_loss(scores, COMPARISONS).item()
+    data = comparisons(tmp_path, valid=write(tmp_path / "v.jsonl", COMPARISONS), valid_batch_size=valid_batch_size)
+    found = trainer(tmp_path).validate(RankingRM(tiny_reward_dir("gpt2")), datamodule=data, verbose=False)[0]
+    every = [score.item() for row in scores for score in row]
+    assert len(every) == 12, "of 3, 4, 2 and 3 completions: a mean over prompts would be another"
+    assert found["val/score"] == pytest.approx(sum(every) / 12, abs=1e-5)
+    assert found["val/loss"] == pytest.approx(loss, abs=1e-5)
+
+
 def test_accuracy_overall_per_source_and_per_labeler(tiny_reward_dir: Any, tokenizer: Any, tmp_path: Path):
     model = plain_scorer(tiny_reward_dir("gpt2"))
     hits: dict[str, list[float]] = {}
@@ -329,6 +346,23 @@ def test_export_by_the_best_accuracy_is_centred_too(tiny_dir: Any, tokenizer: An
 
 
 # ------------------------------------------------------------------ refusals
+
+
+def test_sequences_longer_than_the_context_are_refused(family: str, tiny_dir: Any, tokenizer: Any, tmp_path: Path):
+    room = 128 - len(ids_of(tokenizer, "one", "")[0]) - 1  # for the response; its EOS takes one
+    for length, fits in ((room, True), (room + 1, False)):
+        rows = [{"prompt": "one", "responses": ["z" * length, "no"], "ranking": [1, 2]}]
+        data, module = comparisons(tmp_path, rows, reading=Reading()), RankingRM(tiny_dir(family), optimizer=sgd(0.1))
+        if fits:
+            assert fit(module, data, tmp_path)[0].global_step == 1
+        else:
+            with pytest.raises(
+                ValueError, match=r"129 tokens do not fit the context of 128 .*reading\.max_tokens \(2048"
+            ):
+                fit(module, data, tmp_path)
+            valid = comparisons(tmp_path, valid=write(tmp_path / "v.jsonl", rows), reading=Reading())
+            with pytest.raises(ValueError, match=r"129 tokens do not fit the context of 128"):
+                trainer(tmp_path).validate(module, datamodule=valid)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from stages import PROMPTS, TEXT, assert_same, fit, ppo, prompts, sgd, trainer, weights, write
+from stages import PROMPTS, TEXT, assert_same, fit, ids_of, ppo, prompts, sgd, trainer, weights, write
 
 from lit_instructgpt.formatting import SIDECAR, PromptFormat, format_dict
 from lit_instructgpt.models import add_residual_dropout
@@ -100,10 +100,29 @@ def test_pitfall_17_the_policy_was_trained_with_another_format(make_dir: Any, tm
     assert run.global_step == 1
 
 
-def test_prompts_and_responses_longer_than_the_context(tiny_dir: Dirs, tmp_path: Path):
-    found = problems(started(tiny_dir("gpt2"), max_new_tokens=105), tmp_path)
-    assert [("policy" in text, "value_model" in text) for text in found] == [(True, False), (False, True)]
-    assert "prompts of 24 and responses of 105 tokens do not fit the policy's context of 128" in found[0]
+def test_prompts_and_responses_longer_than_the_context(
+    tiny_dir: Dirs, tiny_reward_dir: Dirs, tokenizer: Any, tmp_path: Path
+):
+    longest = max(len(ids_of(tokenizer, row["prompt"], "")[0]) for row in PROMPTS)
+    assert longest < 24, "judged by the data, not by the limit"
+    found = problems(started(tiny_dir("gpt2"), tiny_reward_dir("gpt2"), max_new_tokens=129 - longest), tmp_path)
+    assert [text.split(" (")[0].rsplit(" ", 1)[1] for text in found] == ["policy", "value_model", "reward_model"]
+    assert found[0] == (
+        f"sequences of 129 tokens do not fit the context of 128 of the policy ({tiny_dir('gpt2')}): lower "
+        f"ppo.max_new_tokens ({129 - longest}) or data.reading.max_prompt_tokens (the longest has {longest})"
+    )
+    data = prompts(tmp_path, valid=write(tmp_path / "v.jsonl", PROMPTS))
+    with pytest.raises(SelfCheckError, match=r"the policy .*ppo\.max_new_tokens"):
+        trainer(tmp_path).validate(started(tiny_dir("gpt2"), max_new_tokens=129 - longest), datamodule=data)
+    run, _ = fit(started(tiny_dir("gpt2"), max_new_tokens=128 - longest), prompts(tmp_path), tmp_path)
+    assert run.global_step == 1
+
+
+def test_text_longer_than_the_context(tiny_dir: Dirs, tmp_path: Path):
+    text = write(tmp_path / "t.jsonl", TEXT)
+    (problem,) = problems(started(tiny_dir("gpt2"), ptx_coef=1.0), tmp_path, text=text, text_tokens=129)
+    assert problem.startswith("sequences of 129 tokens do not fit the context of 128 of the policy")
+    assert problem.endswith("lower data.text_tokens (129)")
 
 
 @pytest.mark.parametrize("name", ["policy", "value_model"])
@@ -215,7 +234,7 @@ def test_several_causes_are_named_at_once(tiny_dir: Dirs, make_dir: Any, make_to
         assert any(cause in text for text in found), cause
     with pytest.raises(SelfCheckError) as caught:
         fit(module, prompts(tmp_path), tmp_path)
-    assert str(caught.value).count("\n  - ") == len(found) == 7
+    assert str(caught.value).count("\n  - ") == len(found) == 8
 
 
 def test_validation_alone_needs_no_training_setup(tiny_dir: Dirs, tmp_path: Path):

@@ -33,6 +33,7 @@ from stages import (
 
 from lit_instructgpt.callbacks import ExportHF, WriteSamples
 from lit_instructgpt.datamodules import DemoDataModule
+from lit_instructgpt.datamodules.tokenizing import Reading
 from lit_instructgpt.formatting import SIDECAR
 from lit_instructgpt.models import FreshModel
 from lit_instructgpt.modules import SFT
@@ -403,3 +404,46 @@ def test_every_epoch_has_another_order_and_draws_other_text(tiny_dir: Any, tmp_p
     orders = [[b.input_ids[0].tolist() for b in single.batches[i : i + 6]] for i in (0, 6, 12)]
     assert sorted(orders[0]) == sorted(orders[1]) == sorted(orders[2])
     assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+# ------------------------------------------------------------------ the context
+
+
+def test_sequences_longer_than_the_context_are_refused(family: str, tiny_dir: Any, tokenizer: Any, tmp_path: Path):
+    room = 128 - len(ids_of(tokenizer, "one", "")[0]) - 1  # for the response; its EOS takes one
+    for length, fits in ((room, True), (room + 1, False)):
+        rows = [{"prompt": "one", "response": "z" * length}]
+        data, module = demos(tmp_path, rows, reading=Reading()), SFT(tiny_dir(family), optimizer=sgd(0.1))
+        if fits:
+            assert fit(module, data, tmp_path)[0].global_step == 1
+        else:
+            with pytest.raises(
+                ValueError, match=r"129 tokens do not fit the context of 128 .*reading\.max_tokens \(2048"
+            ):
+                fit(module, data, tmp_path)
+
+
+def test_text_longer_than_the_context_is_refused(tiny_dir: Any, tmp_path: Path):
+    data = demos(tmp_path, text=write(tmp_path / "t.jsonl", TEXT), text_fraction=0.1, text_tokens=129)
+    with pytest.raises(ValueError, match=r"129 tokens do not fit the context of 128 .*lower data\.text_tokens \(129\)"):
+        fit(SFT(tiny_dir("gpt2")), data, tmp_path)
+
+
+def test_samples_that_could_go_beyond_the_context_are_refused(
+    tiny_dir: Any, tiny_reward_dir: Any, tokenizer: Any, tmp_path: Path
+):
+    room = 128 - max(len(ids_of(tokenizer, row["prompt"], "")[0]) for row in PROMPTS)
+    for length in (room, room + 1):
+        data = prompts(tmp_path, predict=write(tmp_path / "q.jsonl", PROMPTS))
+        module = SFT(tiny_dir("gpt2"), sampling=Sampling(1, length))
+        if length == room:
+            assert trainer(tmp_path).predict(module, datamodule=data)
+        else:
+            with pytest.raises(
+                ValueError, match=rf"129 tokens do not fit .*model\.sampling\.max_new_tokens \({length}\)"
+            ):
+                trainer(tmp_path).predict(module, datamodule=data)
+    data = demos(tmp_path, valid=write(tmp_path / "v.jsonl", DEMOS))
+    module = SFT(tiny_dir("gpt2"), reward_model=tiny_reward_dir("gpt2"), sampling=Sampling(1, 128))
+    with pytest.raises(ValueError, match=r"do not fit .*model\.sampling\.max_new_tokens \(128\)"):
+        fit(module, data, tmp_path)
