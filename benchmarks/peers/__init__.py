@@ -1,0 +1,1 @@
+"""What the trainers are compared with: TRL, and the shortest loops with the same work."""
