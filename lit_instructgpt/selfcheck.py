@@ -53,8 +53,8 @@ def _length_of_run(module: PPOModule, data: Any) -> list[str]:
     if trainer.max_epochs == 1 or trainer.max_steps != -1:
         return []
     return [
-        f"trainer.max_epochs is {trainer.max_epochs}, but data.num_episodes ({data.num_episodes}) are those of the whole run: "
-        "set trainer.max_epochs: 1, and num_episodes to the length you want (or end the run with trainer.max_steps)"
+        f"trainer.max_epochs is {trainer.max_epochs}, but data.num_episodes ({data.num_episodes}) are those of the whole "
+        "run: set trainer.max_epochs: 1, and num_episodes to the length you want (or end the run with trainer.max_steps)"
     ]
 
 

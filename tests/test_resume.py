@@ -162,7 +162,8 @@ def test_ppo_resumes_in_its_second_epoch(tiny_dir: Any, tmp_path: Path):
             tiny_dir("gpt2"), reward_fn=lambda p, r: [float(len(x)) for x in r], optimizer=adamw(0.01),
             ppo=ppo(ema_decay=0.9),
         ),
-        lambda: prompts(tmp_path, num_episodes=16), tmp_path, 3, max_epochs=2, max_steps=4, same_logs=("loss", "objective"),
+        lambda: prompts(tmp_path, num_episodes=16), tmp_path, 3, max_epochs=2, max_steps=4,
+        same_logs=("loss", "objective"),
     )  # fmt: skip
 
 

@@ -56,8 +56,8 @@ class ExportHF(Callback):
             raise ValueError(f"ExportHF: no metric {self.monitor!r} to monitor; there are: {known}")
         if math.isnan(value):
             rank_zero_warn(
-                f"ExportHF: {self.monitor} is nan at step {trainer.global_step}: nothing is exported for it; look at the "
-                "validation data and the learning rate"
+                f"ExportHF: {self.monitor} is nan at step {trainer.global_step}: nothing is exported for it; look at "
+                "the validation data and the learning rate"
             )
             return
         sign = 1 if self.mode == "max" else -1

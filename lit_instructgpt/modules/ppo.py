@@ -369,8 +369,8 @@ class PPOModule(LightningModule):
         if ("ema" in checkpoint) != (self.ema is not None):
             had, now = ("a", "null") if "ema" in checkpoint else ("no", f"{self.ppo.ema_decay}")
             raise ValueError(
-                f"the checkpoint holds {had} moving average of the weights, but ppo.ema_decay is {now}: set it as in the "
-                "run that is resumed, or start a new run from an exported directory"
+                f"the checkpoint holds {had} moving average of the weights, but ppo.ema_decay is {now}: set it as in "
+                "the run that is resumed, or start a new run from an exported directory"
             )
         self.kl_coef = checkpoint["ppo"]["kl_coef"]
         self.iteration = checkpoint["ppo"]["iteration"]
