@@ -7,6 +7,8 @@ travels with every exported directory (``lit_instructgpt.json``) and the stages 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,10 @@ class PromptFormat:
             raise ValueError(f"format.template must hold {{prompt}} exactly once, got {self.template!r}")
 
     def prompt_ids(self, prompt: str | Messages, tokenizer: Any) -> list[int]:
-        """Token ids of the prompt, with the tokenizer's BOS if it uses one, never an EOS.
+        """Token ids of the prompt, with the tokenizer's BOS if it uses one.
+
+        Special tokens that the prompt spells out, an EOS for example, are ordinary text; those of a template
+        are special.
 
         Raises:
             ValueError: a message list without ``chat_template``, or a model without a chat template.
@@ -49,25 +54,61 @@ class PromptFormat:
                     "and give format.template, or use a model whose tokenizer has one"
                 )
             messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-            text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-            return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+            def render(contents: Sequence[str]) -> str:
+                turns = [{**message, "content": text} for message, text in zip(messages, contents, strict=True)]
+                text: str = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+                return text
+
+            return _encode([message["content"] for message in messages], render, tokenizer, _special_tokens(tokenizer))
         if not isinstance(prompt, str):
             raise ValueError("the data holds conversations (messages): set format.chat_template: true")
         bos = tokenizer("").input_ids[:1]
         start = bos if bos and bos[0] == tokenizer.bos_token_id and bos[0] != tokenizer.eos_token_id else []
-        text = self.template.replace("{prompt}", prompt)
-        return [*start, *tokenizer(text, add_special_tokens=False).input_ids]
+        ids = _encode(
+            [prompt], lambda text: self.template.replace("{prompt}", text[0]), tokenizer, _special_tokens(tokenizer)
+        )
+        return [*start, *ids]
 
     def response_ids(self, response: str, tokenizer: Any, max_tokens: int) -> list[int]:
-        """Token ids of the response: cut to ``max_tokens`` with EOS as the last, always, and once."""
-        ids = tokenizer(self.response_prefix + response, add_special_tokens=False).input_ids
-        ids = [token for token in ids if token != tokenizer.eos_token_id]  # a text may spell it out
+        """Token ids of the response: cut to ``max_tokens`` with EOS as the last, always, and once.
+
+        An EOS that the response spells out is left out; its other special tokens are ordinary text.
+        """
+        ordinary = [token for token in _special_tokens(tokenizer) if token != tokenizer.eos_token]
+        ids = _encode([response], lambda text: self.response_prefix + text[0], tokenizer, ordinary)
+        ids = [token for token in ids if token != tokenizer.eos_token_id]
         return [*ids[: max_tokens - 1], tokenizer.eos_token_id]
 
     def decode(self, ids: list[int], tokenizer: Any) -> str:
         """Text of sampled response ids, without special tokens and without ``response_prefix``."""
         text: str = tokenizer.decode(ids, skip_special_tokens=True)
         return text.removeprefix(self.response_prefix)
+
+
+def _special_tokens(tokenizer: Any) -> list[str]:
+    """Longest first, since one may begin another."""
+    tokens = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return sorted(tokens, key=len, reverse=True)
+
+
+def _encode(
+    texts: Sequence[str], render: Callable[[Sequence[str]], str], tokenizer: Any, ordinary: Sequence[str]
+) -> list[int]:
+    """Token ids of what is rendered from texts of data, in which the ``ordinary`` special tokens are not special.
+
+    They are marked in the texts before rendering and encoded apart; a text without one is encoded in one piece.
+    """
+    found = [token for token in ordinary if any(token in text for text in texts)]
+    mark = next(chr(code) for code in range(0xE000, 0xF900) if not any(chr(code) in text for text in texts))
+    for i, token in enumerate(found):
+        texts = [text.replace(token, f"{mark}{i}{mark}") for text in texts]
+    ids: list[int] = []
+    for i, part in enumerate(re.split(f"{mark}(\\d+){mark}", render(texts))):
+        spelt = i % 2 == 1
+        text = found[int(part)] if spelt else part
+        ids += tokenizer(text, add_special_tokens=False, split_special_tokens=spelt).input_ids
+    return ids
 
 
 def prompt_text(prompt: str | Messages) -> str:

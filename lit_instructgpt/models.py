@@ -8,7 +8,6 @@ disk, so that anyone can load them.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.utils import logging as hf_logging
 
 from lit_instructgpt.functional import last_index
+from lit_instructgpt.records import RecordError, Text, read_records
 from lit_instructgpt.shared_prompt import SharedRows, share_prompt
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
@@ -35,7 +35,7 @@ class FreshModel:
     Attributes:
         config: keyword arguments of the family's ``transformers`` config, ``model_type`` among them,
             e.g. ``{model_type: gpt_neox, hidden_size: 128, num_hidden_layers: 4}``.
-        text: JSONL files of ``{"text": ...}`` to train the tokenizer on.
+        text: files of ``{"text": ...}`` to train the tokenizer on, read as data are.
         vocab_size: tokens of the tokenizer, the two special ones included.
     """
 
@@ -137,17 +137,27 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 
 def train_tokenizer(fresh: FreshModel) -> Any:
-    """Byte-level BPE on the ``text`` of the files; deterministic for the same files."""
+    """Byte-level BPE on the ``text`` of the files; deterministic for the same files.
+
+    Raises:
+        ValueError: bad lines, or no text.
+        FileNotFoundError: a file is not there.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    def texts() -> Iterator[str]:
-        for path in fresh.text:
-            if not os.path.isfile(path):
-                raise FileNotFoundError(f"model.text: no file {path} to train the tokenizer on")
-            with open(path, encoding="utf-8") as lines:
-                for line in lines:
-                    yield json.loads(line)["text"]
-
+    try:
+        records, _ = read_records(fresh.text, Text)
+    except RecordError as error:
+        first = error.report.bad[0].lines()[0]
+        raise ValueError(f"model.text: {first}; {error.report.summary()} Correct the file") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"model.text: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"model.text: {error}") from error
+    if not records:
+        raise ValueError(
+            f"model.text: {', '.join(fresh.text) or 'no file'}: no text to train the tokenizer on; give some"
+        )
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -157,7 +167,7 @@ def train_tokenizer(fresh: FreshModel) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(texts(), trainer)
+    bpe.train_from_iterator((record.text for record in records), trainer)
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False
     )
@@ -290,11 +300,19 @@ class ScalarModel(nn.Module):
 
         A new head is drawn from N(0, 1/(d+1)) with the d of the hidden size (lm-human-preferences
         ``model.py``), from ``generator``.
+
+        Raises:
+            ValueError: a classifier with several labels.
         """
         check_source(source)
         with quiet_loading():
             config = _without_dropout(AutoConfig.from_pretrained(source, trust_remote_code=False))
             trained = any("SequenceClassification" in name for name in config.architectures or [])
+            if trained and config.num_labels != 1:
+                raise ValueError(
+                    f"{source} is a classifier with {config.num_labels} labels: a reward model has one score; give the "
+                    "directory of a reward model, or of a causal language model to start one from"
+                )
             config.num_labels = 1
             model = AutoModelForSequenceClassification.from_pretrained(
                 source, config=config, dtype=dtype, trust_remote_code=False

@@ -35,6 +35,7 @@ def check_before_training(module: PPOModule) -> None:
     """
     data = module.trainer.datamodule  # type: ignore[attr-defined]
     problems = [
+        *_length_of_run(module, data),
         *_batch_sizes(module, data),
         *_pretraining_mix(module, data),
         *_tokenizers(module),
@@ -45,6 +46,16 @@ def check_before_training(module: PPOModule) -> None:
     ]
     if problems:
         raise SelfCheckError(problems)
+
+
+def _length_of_run(module: PPOModule, data: Any) -> list[str]:
+    trainer = module.trainer
+    if trainer.max_epochs == 1 or trainer.max_steps != -1:
+        return []
+    return [
+        f"trainer.max_epochs is {trainer.max_epochs}, but data.num_episodes ({data.num_episodes}) are those of the whole "
+        "run: set trainer.max_epochs: 1, and num_episodes to the length you want (or end the run with trainer.max_steps)"
+    ]
 
 
 def _batch_sizes(module: PPOModule, data: Any) -> list[str]:

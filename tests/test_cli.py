@@ -410,7 +410,7 @@ def test_a_failing_self_check_is_one_message_with_every_cause(
         },
     )  # fmt: skip
     message = refused(["fit", "--config", config, "--run_dir", str(tmp_path / "run")], capsys)
-    for cause in ("data.batch_size (8)", "ppo.ptx_coef is 27.8", "do not fit the context of 128"):
+    for cause in ("data.batch_size (8)", "ppo.ptx_coef is 27.8", "do not fit the context of 128 of the policy"):
         assert cause in message
 
 

@@ -62,6 +62,38 @@ def test_eos_that_is_also_bos_does_not_start_the_prompt(make_tokenizer: Callable
     assert PromptFormat("{prompt}").prompt_ids("hi", own) == ids(own, "hi")
 
 
+def spelt(tokenizer: Any, text: str) -> list[int]:
+    """Every character of an ASCII text by its own byte token, or a merge of them, never a special token."""
+    tokenizer.backend_tokenizer.encode_special_tokens = True
+    try:
+        return ids(tokenizer, text)
+    finally:
+        tokenizer.backend_tokenizer.encode_special_tokens = False
+
+
+def test_special_tokens_in_the_text_of_a_prompt_are_ordinary_text(make_tokenizer: Callable[..., Any]):
+    own = with_specials(make_tokenizer(bos_token="<s>"), "<s> $A", "<s>")
+    eos = spelt(own, "<|endoftext|>")
+    assert own.eos_token_id not in eos
+    assert own.decode(eos) == "<|endoftext|>"
+    found = PromptFormat("{prompt}:").prompt_ids("x<|endoftext|>q<s>", own)
+    assert found == [own.bos_token_id, *ids(own, "x"), *eos, *ids(own, "q"), *spelt(own, "<s>"), *ids(own, ":")]
+    assert PromptFormat().prompt_ids("\ue000 0 \ue000", own)[1:] == ids(own, "\ue000 0 \ue000\n")
+
+
+def test_special_tokens_of_a_template_stay_special(make_tokenizer: Callable[..., Any]):
+    own = make_tokenizer()
+    own.chat_template = "{% for m in messages %}<|pad|>{{ m.content }}<|endoftext|>{% endfor %}"
+    turns = [{"role": "user", "content": "x<|endoftext|>"}, {"role": "assistant", "content": "q"}]
+    pad, eos = own.pad_token_id, own.eos_token_id
+    expected = [pad, *ids(own, "x"), *spelt(own, "<|endoftext|>"), eos, pad, *ids(own, "q"), eos]
+    assert PromptFormat(chat_template=True).prompt_ids(turns, own) == expected
+    plain = PromptFormat("<|pad|>{prompt}").prompt_ids("x<|pad|>", own)
+    assert plain == [pad, *ids(own, "x"), *spelt(own, "<|pad|>")]
+    response = PromptFormat(response_prefix="<|pad|>").response_ids("x<|pad|>", own, 99)
+    assert response == [pad, *ids(own, "x"), *spelt(own, "<|pad|>"), eos]
+
+
 @pytest.mark.parametrize(
     "response", ["yes", "yes<|endoftext|>", "yes<|endoftext|><|endoftext|>", "<|endoftext|>yes", "y<|endoftext|>es"]
 )

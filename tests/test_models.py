@@ -1,5 +1,6 @@
 """Policies and scalar models: padding, dtype, dropout, heads, and what is on disk."""
 
+import gzip
 import json
 import math
 from collections.abc import Callable
@@ -426,6 +427,13 @@ def test_a_model_without_a_score_head_is_refused(tiny_dir: Dirs, tokenizer: Any)
         ScalarModel(load_policy(tiny_dir("gpt2"), tokenizer))
 
 
+def test_a_classifier_with_several_labels_is_refused(tiny_dir: Dirs, tokenizer: Any, tmp_path: Path):
+    two = str(tmp_path)
+    plain(transformers.AutoModelForSequenceClassification, tiny_dir("gpt2"), num_labels=2).save_pretrained(two)
+    with pytest.raises(ValueError, match=r"is a classifier with 2 labels: a reward model has one score"):
+        ScalarModel.load(two, tokenizer)
+
+
 # ------------------------------------------------------------------ policies on disk
 
 
@@ -493,5 +501,20 @@ def test_fresh_policy_fits_its_tokenizer(tmp_path: Path, write_jsonl: Callable[.
 def test_fresh_model_errors(tmp_path: Path, write_jsonl: Callable[..., str]):
     with pytest.raises(ValueError, match="needs model_type"):
         fresh(tmp_path, write_jsonl, config=FRESH)
-    with pytest.raises(FileNotFoundError, match=r"no file .*gone\.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"model\.text: .*gone\.jsonl: no such file"):
         load_tokenizer(fresh(tmp_path, write_jsonl, text=[str(tmp_path / "gone.jsonl")]))
+    (tmp_path / "bad.jsonl").write_text('{"text": "honey"}\n{"txt": "bees"}\n')
+    with pytest.raises(
+        ValueError, match=r"model\.text: .*bad\.jsonl:2: text: missing .*did you mean text.*Correct the file"
+    ):
+        load_tokenizer(fresh(tmp_path, write_jsonl, text=[str(tmp_path / "bad.jsonl")]))
+    with pytest.raises(ValueError, match=r"model\.text: .*none\.jsonl: no text to train the tokenizer on"):
+        load_tokenizer(fresh(tmp_path, write_jsonl, text=[write_jsonl(tmp_path / "none.jsonl", [])]))
+
+
+def test_text_for_a_tokenizer_is_read_as_data_are(tmp_path: Path, write_jsonl: Callable[..., str]):
+    source = fresh(tmp_path, write_jsonl)
+    lines = Path(source.text[0]).read_text().splitlines()
+    (tmp_path / "text.jsonl.gz").write_bytes(gzip.compress("\n\n".join(lines).encode()))  # blank lines between
+    zipped = fresh(tmp_path, write_jsonl, text=[str(tmp_path / "text.jsonl.gz")])
+    assert load_tokenizer(zipped).get_vocab() == load_tokenizer(source).get_vocab()

@@ -162,7 +162,8 @@ def test_ppo_resumes_in_its_second_epoch(tiny_dir: Any, tmp_path: Path):
             tiny_dir("gpt2"), reward_fn=lambda p, r: [float(len(x)) for x in r], optimizer=adamw(0.01),
             ppo=ppo(ema_decay=0.9),
         ),
-        lambda: prompts(tmp_path, num_episodes=16), tmp_path, 3, max_epochs=2, same_logs=("loss", "objective"),
+        lambda: prompts(tmp_path, num_episodes=16), tmp_path, 3, max_epochs=2, max_steps=4,
+        same_logs=("loss", "objective"),
     )  # fmt: skip
 
 
@@ -196,3 +197,18 @@ def test_the_best_export_survives_a_resume(tiny_dir: Any, tiny_reward_dir: Any, 
     assert export.best is not None
     assert max(validated["val/rm_score"] for validated in record.validated) < export.best
     assert sidecar.read_text() == before
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, 0.9), (0.9, None)])
+def test_a_moving_average_cannot_come_or_go_in_a_resume(
+    tiny_dir: Any, tmp_path: Path, before: float | None, after: float | None
+):
+    def make(ema_decay: float | None) -> PPOModule:
+        reward = lambda prompts, responses: [0.0] * len(responses)  # noqa: E731
+        return PPOModule(tiny_dir("gpt2"), reward_fn=reward, optimizer=adamw(0.01), ppo=ppo(ema_decay=ema_decay))
+
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    fit(make(before), prompts(tmp_path, num_episodes=16), tmp_path, saver)
+    said = "no moving average of the weights, but ppo.ema_decay is 0.9" if after else "but ppo.ema_decay is null"
+    with pytest.raises(ValueError, match=f"{said}: set it as in the run that is resumed"):
+        fit(make(after), prompts(tmp_path, num_episodes=16), tmp_path, ckpt_path=tmp_path / "step=1.ckpt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import lightning
 import torch
 import transformers
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 import lit_instructgpt
 from lit_instructgpt.formatting import SIDECAR, format_dict
@@ -45,13 +47,19 @@ class ExportHF(Callback):
         self.best = state_dict["best"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Exports if the metric has improved."""
+        """Exports if the metric has improved; NaN is no improvement, and is said."""
         if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
         value = trainer.callback_metrics.get(self.monitor)
         if value is None:
             known = ", ".join(sorted(k for k in trainer.callback_metrics if k.startswith("val/")))
             raise ValueError(f"ExportHF: no metric {self.monitor!r} to monitor; there are: {known}")
+        if math.isnan(value):
+            rank_zero_warn(
+                f"ExportHF: {self.monitor} is nan at step {trainer.global_step}: nothing is exported for it; look at "
+                "the validation data and the learning rate"
+            )
+            return
         sign = 1 if self.mode == "max" else -1
         if self.best is None or sign * float(value) > sign * self.best:
             self.best = float(value)

@@ -29,7 +29,7 @@ class PromptDataModule(LightningDataModule):
         valid: held-out prompts for the metrics under ``val/``.
         predict: prompts for ``lit-instructgpt predict``.
         text: pretraining text of PPO-ptx.
-        num_episodes: of the whole run; the paper's is 256,000 over 31,000 prompts.
+        num_episodes: of the whole run (``trainer.max_epochs: 1``); the paper's is 256,000 over 31,000 prompts.
         batch_size: episodes per iteration, over all devices; the paper's is 512.
         text_per_episode: blocks of text per episode; the paper's is 8.
         text_tokens: length of a block of text.

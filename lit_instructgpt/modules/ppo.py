@@ -361,7 +361,17 @@ class PPOModule(LightningModule):
             checkpoint["ema"] = self.ema.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the KL coefficient, the iteration and the moving average."""
+        """Restores the KL coefficient, the iteration and the moving average.
+
+        Raises:
+            ValueError: the checkpoint has a moving average and this run has none, or the other way round.
+        """
+        if ("ema" in checkpoint) != (self.ema is not None):
+            had, now = ("a", "null") if "ema" in checkpoint else ("no", f"{self.ppo.ema_decay}")
+            raise ValueError(
+                f"the checkpoint holds {had} moving average of the weights, but ppo.ema_decay is {now}: set it as in "
+                "the run that is resumed, or start a new run from an exported directory"
+            )
         self.kl_coef = checkpoint["ppo"]["kl_coef"]
         self.iteration = checkpoint["ppo"]["iteration"]
         if self.ema is not None:

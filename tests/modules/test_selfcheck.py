@@ -52,6 +52,15 @@ def test_a_sound_setup_passes(tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: P
     assert run.global_step == 1
 
 
+@pytest.mark.parametrize("max_epochs", [2, -1, 1000])
+def test_a_run_is_one_epoch_of_its_episodes(tiny_dir: Dirs, tmp_path: Path, max_epochs: int):
+    said = rf"trainer\.max_epochs is {max_epochs}, but data\.num_episodes \(8\) are those of the whole run"
+    with pytest.raises(SelfCheckError, match=said):
+        fit(started(tiny_dir("gpt2")), prompts(tmp_path), tmp_path, max_epochs=max_epochs)
+    run, _ = fit(started(tiny_dir("gpt2")), prompts(tmp_path), tmp_path, max_epochs=max_epochs, max_steps=2)
+    assert run.global_step == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "data", "expected"),
     [

@@ -305,6 +305,22 @@ def test_export_keeps_the_weights_with_the_best_rm_score(
     assert_same(weights(plain_policy(tmp_path / "export_last")), seen[-1])
 
 
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_a_metric_that_is_nan_is_no_best(tiny_dir: Any, tmp_path: Path, mode: str):
+    values = iter([float("nan"), 2.0, float("nan"), 2.0])
+
+    class Given(SFT):
+        def on_validation_epoch_end(self) -> None:
+            self.log("val/given", next(values))
+
+    export = ExportHF(monitor="val/given", mode=mode)
+    data = demos(tmp_path, valid=write(tmp_path / "v.jsonl", DEMOS))
+    with pytest.warns(UserWarning, match=r"val/given is nan at step [13]: nothing is exported for it"):
+        fit(Given(tiny_dir("gpt2"), optimizer=sgd(0.01)), data, tmp_path, export, max_epochs=4)
+    assert export.best == 2
+    assert json.loads((tmp_path / "export" / "lit_instructgpt.json").read_text())["steps"] == 2
+
+
 def test_export_names_the_metrics_if_the_monitored_one_is_not_there(tiny_dir: Any, tmp_path: Path):
     data = demos(tmp_path, valid=write(tmp_path / "valid.jsonl", DEMOS))
     with pytest.raises(ValueError, match=r"no metric 'val/rm_scor' to monitor; there are: .*val/loss"):
