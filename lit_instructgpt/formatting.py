@@ -127,6 +127,17 @@ def read_sidecar(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def check_format(source: Any, given: PromptFormat) -> None:
+    """Refuses a format other than the one a directory was trained with.
+
+    Raises:
+        ValueError: naming both.
+    """
+    stored = read_format(source) if isinstance(source, str) else None
+    if stored is not None and stored != given:
+        raise ValueError(f"{source} was trained with {stored}, the data come with {given}: set data.format to it")
+
+
 def read_format(path: str | Path) -> PromptFormat | None:
     """The format a directory was trained with; None for a model that was not written by this package."""
     stored = read_sidecar(path).get("format")

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 # Imported so that short class names (--model SFT) are known.
-from lit_instructgpt.callbacks import PhaseProgressBar, RunDirectory
+from lit_instructgpt.callbacks import PhaseProgressBar, RunDirectory, WriteSamples
 from lit_instructgpt.callbacks.run_directory import occupied
 from lit_instructgpt.datamodules import ComparisonDataModule, DemoDataModule, PromptDataModule  # noqa: F401
 from lit_instructgpt.modules import SFT, PPOModule, RankingRM  # noqa: F401
@@ -69,6 +69,18 @@ class InstructCLI(LightningCLI):
         if config.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in given):
             self.trainer_defaults["callbacks"] = [PhaseProgressBar()]
         return super().instantiate_trainer(default_root_dir=config.run_dir, **kwargs)
+
+    def before_predict(self) -> None:
+        """Refuses to sample for nothing.
+
+        Raises:
+            ValueError: no callback writes the samples.
+        """
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, BasePredictionWriter | WriteSamples) for callback in callbacks):
+            raise ValueError(
+                "predict: nothing would be written; add --trainer.callbacks+=WriteSamples --trainer.callbacks.path FILE"
+            )
 
     def before_fit(self) -> None:
         """Refuses an occupied run directory before the logger writes to it.

@@ -187,6 +187,11 @@ def load_policy(source: ModelSource, tokenizer: Any, dtype: torch.dtype = torch.
         else:
             check_source(source)
             config = _without_dropout(AutoConfig.from_pretrained(source, trust_remote_code=False))
+            if any("SequenceClassification" in name for name in config.architectures or []):
+                raise ValueError(
+                    f"{source} is a reward model ({', '.join(config.architectures)}), which predicts no tokens: give the "
+                    "directory of a policy (SFT or PPOModule)"
+                )
             model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype, trust_remote_code=False)
         _fit_embeddings(model, tokenizer)
     _set_special_tokens(model.config, tokenizer)
@@ -295,6 +300,7 @@ class ScalarModel(nn.Module):
         tokenizer: Any,
         dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
+        need_head: bool = False,
     ) -> ScalarModel:
         """Loads a reward model, or starts one from a causal language model's directory.
 
@@ -308,6 +314,11 @@ class ScalarModel(nn.Module):
         with quiet_loading():
             config = _without_dropout(AutoConfig.from_pretrained(source, trust_remote_code=False))
             trained = any("SequenceClassification" in name for name in config.architectures or [])
+            if need_head and not trained:
+                raise ValueError(
+                    f"{source} is no reward model ({', '.join(config.architectures or ['unknown'])}): its score head would be "
+                    "random; give a directory that RankingRM exported"
+                )
             if trained and config.num_labels != 1:
                 raise ValueError(
                     f"{source} is a classifier with {config.num_labels} labels: a reward model has one score; give the "

@@ -76,7 +76,7 @@ class RecordError(ValueError):
                     *listed[:max_listed],
                     *([f"... and {more} more"] if more > 0 else []),
                     report.summary(),
-                    "Remedy: correct these lines, or pass skip_bad_records with rejects_path "
+                    "Remedy: correct these lines, or set skip_bad_records (with a file for them: reading.rejects in a config) "
                     "to write them to a file and train on the others.",
                 ]
             )

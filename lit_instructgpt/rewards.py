@@ -43,7 +43,7 @@ class ModelReward:
         device: torch.device | str = "cpu",
     ) -> None:
         self.tokenizer = load_tokenizer(model)
-        self.model = ScalarModel.load(model, self.tokenizer).to(device)
+        self.model = ScalarModel.load(model, self.tokenizer, need_head=True).to(device)
         self.model.eval().requires_grad_(False)
         self.format = read_format(model) or format or PromptFormat()
         self.max_response_tokens, self.batch_size, self.device = max_response_tokens, batch_size, device

@@ -454,3 +454,15 @@ def test_a_run_says_nothing_that_is_not_about_the_run(sft: str, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     assert json.loads((tmp_path / "run" / "export" / "lit_instructgpt.json").read_text())["steps"] == 6
+
+
+def test_predict_without_a_callback_that_writes_is_refused(
+    tiny_dir: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    prompts = write(tmp_path / "p.jsonl", PROMPTS)
+    message = refused(
+        ["predict", "--model", "SFT", "--model.model", tiny_dir("gpt2"), "--data", "PromptDataModule",
+         "--data.predict", prompts, "--trainer.accelerator", "cpu", "--trainer.logger", "false",
+         "--model.sampling.max_new_tokens", "4"], capsys,
+    )  # fmt: skip
+    assert "nothing would be written; add --trainer.callbacks+=WriteSamples" in message

@@ -11,6 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from lit_instructgpt.formatting import (
     SIDECAR,
     PromptFormat,
+    check_format,
     format_dict,
     prompt_text,
     read_format,
@@ -181,3 +182,10 @@ def test_pitfall_17_the_format_travels_with_the_directory(tmp_path: Path):
     assert read_sidecar(tmp_path)["stage"] == "sft"
     (tmp_path / SIDECAR).write_text(json.dumps({"stage": "sft"}))
     assert read_format(tmp_path) is None
+
+
+def test_pitfall_17_another_format_than_the_stored_one_is_refused(tmp_path: Path):
+    (tmp_path / SIDECAR).write_text(json.dumps({"format": format_dict(PromptFormat("Q: {prompt}"))}))
+    check_format(str(tmp_path), PromptFormat("Q: {prompt}"))
+    with pytest.raises(ValueError, match=r"was trained with .*Q: \{prompt\}.*set data.format to it"):
+        check_format(str(tmp_path), PromptFormat())

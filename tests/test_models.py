@@ -518,3 +518,14 @@ def test_text_for_a_tokenizer_is_read_as_data_are(tmp_path: Path, write_jsonl: C
     (tmp_path / "text.jsonl.gz").write_bytes(gzip.compress("\n\n".join(lines).encode()))  # blank lines between
     zipped = fresh(tmp_path, write_jsonl, text=[str(tmp_path / "text.jsonl.gz")])
     assert load_tokenizer(zipped).get_vocab() == load_tokenizer(source).get_vocab()
+
+
+def test_pitfall_17_a_policy_is_no_reward_model_and_a_reward_model_no_policy(
+    tiny_dir: Dirs, tiny_reward_dir: Dirs, tokenizer: Any
+):
+    with pytest.raises(ValueError, match=r"is no reward model \(GPT2LMHeadModel\): its score head would be random"):
+        ScalarModel.load(tiny_dir("gpt2"), tokenizer, need_head=True)
+    with pytest.raises(
+        ValueError, match=r"is a reward model \(GPT2ForSequenceClassification\), which predicts no tokens"
+    ):
+        load_policy(tiny_reward_dir("gpt2"), tokenizer)

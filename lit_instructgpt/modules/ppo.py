@@ -291,7 +291,9 @@ class PPOModule(LightningModule):
         generator = torch.Generator().manual_seed(self.ppo.seed)
         self.value_model = ScalarModel.load(self.value_source, self.tokenizer, generator=generator)
         if self.reward_source is not None:
-            self.reward_model = ScalarModel.load(self.reward_source, self.tokenizer).eval().requires_grad_(False)
+            self.reward_model = (
+                ScalarModel.load(self.reward_source, self.tokenizer, need_head=True).eval().requires_grad_(False)
+            )
         if self.ppo.ema_decay is not None:
             self.ema = WeightEMA(self.policy, self.ppo.ema_decay)
 

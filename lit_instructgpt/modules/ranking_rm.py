@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lit_instructgpt.batch import ComparisonBatch, length_groups, tokens_per_pass
+from lit_instructgpt.formatting import check_format
 from lit_instructgpt.functional import ranking_loss
 from lit_instructgpt.generation import inference_mode
 from lit_instructgpt.metrics import PairAccuracy, PairCalibration
@@ -86,9 +87,10 @@ class RankingRM(LightningModule):
         return []
 
     def on_fit_start(self) -> None:
-        """Refuses data that are longer than the model's context."""
+        """Refuses data that are longer than the model's context, or in another format than its own."""
         assert self.reward_model is not None
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        check_format(self.source, data.format)
         check_context(self.reward_model.model.config, f"the model ({self.source})", data.longest())
 
     on_validation_start = on_test_start = on_fit_start

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lit_instructgpt.batch import DemoBatch, PromptBatch, length_groups, pad, tokens_per_pass
+from lit_instructgpt.formatting import check_format
 from lit_instructgpt.generation import inference_mode, sample
 from lit_instructgpt.logprobs import target_logprobs
 from lit_instructgpt.models import (
@@ -114,7 +115,8 @@ class SFT(LightningModule):
     on_validation_start = on_test_start = on_fit_start
 
     def on_predict_start(self) -> None:
-        """Refuses prompts whose responses could go beyond the model's context."""
+        """Refuses prompts whose responses could go beyond the model's context, or in another format than its own."""
+        check_format(self.source, self.trainer.datamodule.format)  # type: ignore[attr-defined]
         self._check_context(self._sampled(self.trainer.datamodule))  # type: ignore[attr-defined]
 
     def _check_context(self, needs: dict[str, int]) -> None:

@@ -45,10 +45,10 @@ METRICS = {
         "Mean score by the reward model, which PPO maximizes. It can rise while the responses get worse.",
     ),
     "kl_to_init": Metric(
-        "KL from the initial policy (nats)",
+        "KL from PPO's start (nats)",
         "",
         0,
-        "How far training moved the model from where it started: mean KL divergence per response.",
+        "How far a model is from the one that PPO starts at: mean KL divergence per response.",
     ),
     "text_loss": Metric(
         "Loss on text (nats per token)",
