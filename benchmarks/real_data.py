@@ -42,14 +42,19 @@ MORE_CRITERIA = {"data2text_emnlp17": ("naturalness",)}
 """... and others that are taken too, because the records are few."""
 
 BUNDLE = {
-    "comparisons": ["data2text_emnlp17", "data2text_rankme", "hh_helpful", "oasst1"],
+    "comparisons": ["data2text_emnlp17", "data2text_rankme", "hh_helpful", "oasst1", "qa_feedback"],
     "demonstrations": ["data2text_e2e", "data2text_sf", "dolly_1k"],
     "prompts": ["data2text_e2e"],
     "text": ["gutenberg", "wikipedia"],
 }
 """The files of a bundle that are used."""
 
-FLAT_SOURCES = {"emnlp17": "data2text_emnlp17", "rankme": "data2text_rankme", "hh": "hh_helpful"}
+FLAT_SOURCES = {
+    "emnlp17": "data2text_emnlp17",
+    "rankme": "data2text_rankme",
+    "hh": "hh_helpful",
+    "qa-feedback": "qa_feedback",
+}
 """First part of the records' ``source`` -> the name of the bundle's file it comes from."""
 
 
@@ -78,7 +83,7 @@ class Size:
 ALL = 10**9
 FULL = Size(
     {"data2text_emnlp17": (ALL, ALL), "data2text_rankme": (ALL, ALL), "hh_helpful": (1200, 400), "oasst1": (100, ALL),
-     "other": (200, 50)},
+     "qa_feedback": (ALL, ALL), "other": (200, 50)},
     (900, 48), 40, 100, 320,
 )  # fmt: skip
 SMALL = Size({"other": (16, 8)}, (16, 8), 8, 8, 16)
@@ -92,7 +97,8 @@ NOTES = [
     "How much is selected was changed after figures on validation rankings had been seen: several times after both "
     "baselines had been measured, and once, to the present numbers, after a first reward model (1,124 rankings, 288 "
     "demonstrations) had been above both on data2text_emnlp17 alone. The validation rankings of data2text_emnlp17, "
-    "data2text_rankme and hh_helpful stayed the same ones.",
+    "data2text_rankme and hh_helpful stayed the same ones. qa_feedback (K = 4) was added before any reward model had "
+    "been measured on it, without its passages, which are longer than the prompts' limit.",
     "A response cut at its limit costs PPO missing_eos_penalty; the scores here are without it, of the text with EOS.",
     "Seconds are wall time and contain waiting for whatever else the machine did (load_average, at the end).",
     "Intervals are 95 % bootstrap intervals over prompts: pairs of one prompt are drawn together.",
@@ -163,7 +169,8 @@ def select_comparisons(rows: Sequence[Row], source: str, num: tuple[int, int]) -
     """The shortest usable rankings of a source, by split, and what was left out.
 
     Usable: criterion quality, overall or none (data2text_emnlp17: naturalness too), no flag, not one big tie, no
-    reply given twice, and a dialog that alternates. The shortest are taken, by characters of prompt and replies,
+    reply given twice, and a dialog that alternates. A question that is given without its long passages
+    (short_prompt) is taken without them. The shortest are taken, by characters of prompt and replies,
     then by id: nothing is drawn by chance.
     """
     counts = {"records": len(rows), "other_criterion": 0, "flagged": 0, "all_tied": 0, "same_reply_twice": 0,
@@ -171,7 +178,7 @@ def select_comparisons(rows: Sequence[Row], source: str, num: tuple[int, int]) -
     usable = []
     for row in rows:
         try:
-            messages = to_messages(row["prompt"], row.get("format", "plain"))
+            messages = to_messages(row.get("short_prompt", row["prompt"]), row.get("format", "plain"))
         except ValueError:
             counts["bad_dialog"] += 1
             continue

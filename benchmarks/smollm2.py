@@ -177,11 +177,11 @@ def generate(directory: Path, question: str = "What is the capital of France?") 
     tokenizer = load_tokenizer(str(directory))
     policy = load_policy(str(directory), tokenizer).eval()
     prompt = torch.tensor([PromptFormat(chat_template=True).prompt_ids(question, tokenizer)])
-    ids, mask = sample(
+    found = sample(
         policy, prompt, torch.ones_like(prompt, dtype=torch.bool), 24, tokenizer.eos_token_id,
         tokenizer.pad_token_id, temperature=0,
     )  # fmt: skip
-    return f"{question} -> {tokenizer.decode(ids[0][mask[0]], skip_special_tokens=True)}"
+    return f"{question} -> {tokenizer.decode(found.ids[0][found.mask[0]], skip_special_tokens=True)}"
 
 
 if __name__ == "__main__":

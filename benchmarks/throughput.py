@@ -332,7 +332,8 @@ def phases(results: list[Row]) -> Row:
 def make_reward_model(model: Path, out: Path) -> None:
     """A reward model with a random head, once."""
     if not (out / "config.json").exists():
-        from lit_instructgpt.models import ScalarModel, load_tokenizer
+        from lit_instructgpt.models import load_tokenizer
+        from lit_instructgpt.scalar_model import ScalarModel
 
         tokenizer = load_tokenizer(str(model))
         ScalarModel.load(str(model), tokenizer).save(out)

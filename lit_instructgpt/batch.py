@@ -106,6 +106,7 @@ class Rollout(Sliceable):
         input_ids: [B, T] left-padded prompt, then right-padded response.
         attention_mask: [B, T].
         response_mask: [B, R] True up to and including EOS.
+        prompt: [B] number of the prompt; the responses to one prompt stand together.
         logprobs: [B, R] of the sampled tokens under the policy that sampled them.
         ref_logprobs: [B, R] under the frozen reference.
         values: [B, R] before each token.
@@ -118,6 +119,7 @@ class Rollout(Sliceable):
     input_ids: Tensor
     attention_mask: Tensor
     response_mask: Tensor
+    prompt: Tensor
     logprobs: Tensor
     ref_logprobs: Tensor
     values: Tensor
@@ -127,14 +129,14 @@ class Rollout(Sliceable):
     returns: Tensor
 
     @classmethod
-    def empty(cls, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Rollout:
+    def empty(cls, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, prompt: Tensor) -> Rollout:
         """Sampled episodes whose numbers are still to be filled in."""
         per_token = {
             name: torch.zeros(response_mask.shape, device=input_ids.device)
             for name in ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns")
         }
         scores = torch.zeros(len(input_ids), device=input_ids.device)
-        return cls(input_ids, attention_mask, response_mask, scores=scores, **per_token)
+        return cls(input_ids, attention_mask, response_mask, prompt, scores=scores, **per_token)
 
     def trim(self) -> Rollout:
         """Without the columns that are padding in every row, left of prompts and right of responses."""
@@ -143,7 +145,8 @@ class Rollout(Sliceable):
         start = int(used[:num_prompt].long().argmax()) if used[:num_prompt].any() else num_prompt
         num = max(int(self.response_mask.any(0).sum()), 1)
         wide, narrow = slice(start, num_prompt + num), slice(0, num)
-        cut = {f.name: getattr(self, f.name)[:, narrow] for f in fields(self)[2:] if f.name != "scores"}
+        per_token = [f.name for f in fields(self)[2:] if f.name not in ("scores", "prompt")]
+        cut = {name: getattr(self, name)[:, narrow] for name in per_token}
         return replace(self, input_ids=self.input_ids[:, wide], attention_mask=self.attention_mask[:, wide], **cut)
 
 
@@ -162,19 +165,3 @@ def pad(rows: list[list[int]], value: int, left: bool = False, width: int | None
 def tokens_per_pass(device: torch.device) -> int:
     """Tokens that keep a device busy in one forward pass; larger passes pad more."""
     return 1024 if device.type == "cpu" else 16384
-
-
-def length_groups(lengths: Tensor, num_tokens: int) -> list[Tensor]:
-    """Rows of about one length together, so that little is padded: lengths [B] -> row indices, longest first.
-
-    A group is closed when its rows, padded to its longest, hold ``num_tokens`` tokens: enough to keep the
-    device busy in one forward pass. Every row is in exactly one group.
-    """
-    order = lengths.argsort(descending=True, stable=True)
-    groups, start = [], 0
-    while start < len(order):
-        longest = max(int(lengths[order[start]]), 1)
-        size = max(-(-num_tokens // longest), 1)
-        groups.append(order[start : start + size])
-        start += size
-    return groups

@@ -21,9 +21,8 @@ from lit_instructgpt.datamodules.tokenizing import (
 )
 from lit_instructgpt.formatting import PromptFormat, read_format
 from lit_instructgpt.functional import kl_k1, masked_sum
-from lit_instructgpt.generation import inference_mode
 from lit_instructgpt.logprobs import response_logprobs, target_logprobs
-from lit_instructgpt.models import check_context, load_policy, load_tokenizer, read_config
+from lit_instructgpt.models import check_context, inference_mode, load_policy, load_tokenizer, read_config
 from lit_instructgpt.records import Prompt, Text
 from lit_instructgpt.rewards import ModelReward
 from lit_instructgpt.sampling import Sampling, sample_ids

@@ -1,48 +1,46 @@
 """Sampling from a policy: pure, at one temperature, from left-padded prompts.
 
-No top-k or top-p: truncation would renormalise the probabilities the update relies on. The
-log-probabilities are not taken from here; the training forward recomputes them.
+No top-k or top-p: truncation would renormalise the probabilities the update relies on.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
-from lit_instructgpt.models import positions
+from lit_instructgpt.batch import tokens_per_pass
+from lit_instructgpt.functional import token_logprobs
+from lit_instructgpt.hidden import positions
+from lit_instructgpt.models import inference_mode
+from lit_instructgpt.packing import passes
 
 LEAVE_BELOW = 0.75
 """Finished rows leave the batch when at most this share of it is still alive: each time the cache is copied."""
 
+BLOCK = 256
+"""Tokens of the vocabulary whose probabilities are summed first: a draw looks into one block alone."""
 
-@contextlib.contextmanager
-def inference_mode(*models: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients inside; every submodule's own mode and checkpointing restored after."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    checkpointing = [
-        module
-        for model in models
-        for module in model.modules()
-        if getattr(module, "gradient_checkpointing", False) is True
-    ]
-    for model in models:
-        model.eval()
-    for module in checkpointing:
-        module.gradient_checkpointing = False  # type: ignore[assignment]
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in checkpointing:
-            module.gradient_checkpointing = True  # type: ignore[assignment]
-        for module, training in modes:
-            module.training = training
+
+@dataclass
+class Sampled:
+    """Responses. N = B * num_samples rows, those of one prompt together.
+
+    Attributes:
+        ids: [N, R] right-padded; R is the longest response.
+        mask: [N, R] True up to and including EOS.
+        logprobs: [N, R] float32 of the sampled tokens, at the temperature of sampling, as sampling saw them; 0
+            outside the mask, and everywhere at temperature 0.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    logprobs: Tensor
 
 
 def sample(
@@ -54,8 +52,11 @@ def sample(
     pad_token_id: int,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Samples one response per row, up to EOS or ``max_new_tokens``.
+    num_samples: int = 1,
+) -> Sampled:
+    """Samples responses up to EOS or ``max_new_tokens``; a prompt is computed once for all of its samples.
+
+    Every row has random numbers of its own, so what it becomes does not depend on the rows beside it.
 
     Args:
         policy: a causal language model.
@@ -66,48 +67,137 @@ def sample(
         pad_token_id: fills what follows.
         temperature: > 0; 0 takes the most likely token.
         generator: of the random numbers, on the policy's device.
-
-    Returns:
-        response_ids [B, R] right-padded and response_mask [B, R], True up to and including EOS;
-        R <= max_new_tokens is the longest response.
+        num_samples: responses per prompt.
     """
-    num_rows, device = input_ids.shape[0], input_ids.device
-    cache = DynamicCache(config=policy.config)
-    mask, tokens, position_ids = attention_mask, input_ids, positions(attention_mask)
+    num_rows, device = len(input_ids) * num_samples, input_ids.device
+    uniform = torch.rand(num_rows, max_new_tokens, generator=generator, dtype=torch.float64, device=device)
     rows = torch.arange(num_rows, device=device)  # the rows still in the batch
     alive = torch.ones(num_rows, dtype=torch.bool, device=device)
     response_ids = torch.full((num_rows, max_new_tokens), pad_token_id, device=device)
+    logprobs = torch.zeros(num_rows, max_new_tokens, device=device)
     lengths = torch.zeros(num_rows, dtype=torch.int64, device=device)
     with inference_mode(policy):
+        logits, cache = prefill(policy, input_ids, attention_mask, max_new_tokens, num_samples)
+        mask = attention_mask.repeat_interleave(num_samples, 0)
+        position_ids = mask.sum(1, keepdim=True) - 1
         for step in range(max_new_tokens):
-            logits = policy(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-            chosen = choose(logits, temperature, generator)
+            chosen = choose(logits, temperature, uniform[rows, step])
             response_ids[rows[alive], step] = chosen[alive]
+            if temperature > 0:
+                logprobs[rows[alive], step] = token_logprobs(logits, chosen, temperature)[alive]
             lengths[rows[alive]] += 1
             alive = alive & (chosen != eos_token_id)
-            if not alive.any():
+            if step + 1 == max_new_tokens or not alive.any():
                 break
-            tokens, position_ids, mask = chosen[:, None], position_ids[:, -1:] + 1, F.pad(mask, (0, 1), value=True)
+            position_ids, mask = position_ids + 1, F.pad(mask, (0, 1), value=True)
             if alive.sum() <= LEAVE_BELOW * len(alive):  # the finished rows leave the batch
                 stay = alive.nonzero().squeeze(1)
                 cache.batch_select_indices(stay)
-                rows, alive = rows[stay], alive[stay]
-                tokens, position_ids, mask = tokens[stay], position_ids[stay], mask[stay]
+                rows, alive, chosen = rows[stay], alive[stay], chosen[stay]
+                position_ids, mask = position_ids[stay], mask[stay]
+            logits = policy(
+                input_ids=chosen[:, None], attention_mask=mask, position_ids=position_ids, past_key_values=cache,
+                use_cache=True, logits_to_keep=1,
+            ).logits[:, -1]  # fmt: skip
     width = int(lengths.max())
     response_mask = torch.arange(width, device=device) < lengths[:, None]
-    return response_ids[:, :width], response_mask
+    return Sampled(response_ids[:, :width], response_mask, logprobs[:, :width])
 
 
-def choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """One token per row from softmax(logits / temperature): [B, V] -> [B]; the argmax at temperature 0."""
+class RoomyLayer(DynamicLayer):
+    """Keys and values of a layer in storage with room for the response: nothing is copied as they grow."""
+
+    def __init__(self, keys: Tensor, num_rows: int, num_tokens: int, room: int) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        shape = (num_rows, keys.shape[1], num_tokens + room)
+        self.storage = [keys.new_zeros(*shape, keys.shape[3]) for _ in range(2)]
+        self._show(num_tokens)
+
+    def _show(self, num_tokens: int) -> None:
+        self.keys, self.values = (x[:, :, :num_tokens] for x in self.storage)
+
+    def fill(self, rows: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Writes what prompts left behind to the last columns of some rows."""
+        width = keys.shape[2]
+        for own, new in ((self.keys, keys), (self.values, values)):
+            own[:, :, own.shape[2] - width :].index_copy_(0, rows, new)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Puts new tokens behind the others; all keys and values so far."""
+        num, more = self.keys.shape[2], key_states.shape[2]
+        for storage, new in zip(self.storage, (key_states, value_states), strict=True):
+            storage[:, :, num : num + more] = new
+        self._show(num + more)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keeps some rows."""
+        num = self.keys.shape[2]
+        self.storage = [x[indices] for x in self.storage]
+        self._show(num)
+
+
+def prefill(
+    policy: Any, input_ids: Tensor, attention_mask: Tensor, room: int, num_samples: int
+) -> tuple[Tensor, DynamicCache]:
+    """What comes behind each prompt, and the cache: prompts of about one length together, each computed once.
+
+    Returns:
+        logits [N, V] of the first token, N = B * num_samples, and the cache of N rows.
+    """
+    lengths = attention_mask.sum(1)
+    cache = DynamicCache(config=policy.config)
+    groups = list(passes(lengths, num_tokens=tokens_per_pass(input_ids.device)))
+    if not all(type(layer) is DynamicLayer for layer in cache.layers):
+        groups = [torch.arange(len(input_ids), device=input_ids.device)]  # windows and states: as the family has them
+    logits: Tensor | None = None
+    layers: list[RoomyLayer] = []
+    for group in groups:
+        width = int(lengths[group].max()) if len(groups) > 1 else input_ids.shape[1]
+        ids, mask = input_ids[group, -width:], attention_mask[group, -width:]
+        part = DynamicCache(config=policy.config)
+        found = policy(
+            input_ids=ids, attention_mask=mask, position_ids=positions(mask), past_key_values=part, use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1].repeat_interleave(num_samples, 0)  # fmt: skip
+        rows = (group[:, None] * num_samples + torch.arange(num_samples, device=group.device)).flatten()
+        if logits is None:
+            logits = found.new_zeros(len(input_ids) * num_samples, found.shape[1])
+        logits[rows] = found
+        if num_samples > 1:
+            part.batch_repeat_interleave(num_samples)
+        if not all(type(layer) is DynamicLayer for layer in part.layers):
+            return logits, part
+        if not layers:
+            num = len(input_ids) * num_samples
+            layers = [RoomyLayer(layer.keys, num, input_ids.shape[1], room) for layer in part.layers]
+        for layer, new in zip(layers, part.layers, strict=True):
+            layer.fill(rows, new.keys, new.values)
+    assert logits is not None
+    cache.layers = layers
+    return logits, cache
+
+
+def choose(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    """One token per row from softmax(logits / temperature): [B, V] -> [B]; the argmax at temperature 0.
+
+    By inversion, in two steps: the block of the vocabulary in which the sum of the probabilities passes
+    ``uniform``, then the token in it.
+
+    Args:
+        logits: [B, V].
+        temperature: >= 0.
+        uniform: [B] float64 in [0, 1).
+    """
     if temperature == 0:
         return logits.argmax(-1)
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+    blocks = F.pad(probabilities, (0, -probabilities.shape[1] % BLOCK)).view(len(logits), -1, BLOCK)
+    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    target = uniform[:, None] * ends[:, -1:]
+    block = torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[1] - 1)
+    begin = F.pad(ends, (1, 0)).gather(1, block)
+    inside = blocks.take_along_dim(block[..., None], 1).squeeze(1).double().cumsum(-1)
+    rest = torch.minimum(target - begin, inside[:, -1:] * (1 - 1e-12))  # sums in another order differ in the last bits
+    return (block * BLOCK + torch.searchsorted(inside, rest, right=True)).squeeze(1)

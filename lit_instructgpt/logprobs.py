@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lit_instructgpt.functional import token_entropy, token_logprobs
-from lit_instructgpt.generation import inference_mode
-from lit_instructgpt.models import next_token_logits, positions
+from lit_instructgpt.hidden import hidden_states, positions
+from lit_instructgpt.models import inference_mode
+from lit_instructgpt.packing import Sharing
 
 POSITIONS_PER_CHUNK = 4096
 """More positions than this are projected in turn, and once more in the backward pass: [N, V] is never whole."""
@@ -24,6 +25,21 @@ LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "l
 """Of configs whose logits are more than a projection."""
 
 _heads: WeakKeyDictionary[Any, Callable[[Tensor], Tensor] | None] = WeakKeyDictionary()
+
+
+def next_token_logits(model: Any, input_ids: Tensor, attention_mask: Tensor, keep: int) -> Tensor:
+    """Logits that predict the last ``keep`` tokens, by the model's own forward pass: [B, T] -> [B, keep, V].
+
+    Only those are projected to the vocabulary.
+    """
+    output = model(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        position_ids=positions(attention_mask),
+        use_cache=False,
+        logits_to_keep=keep + 1,
+    )
+    return output.logits[:, :-1]
 
 
 def vocabulary_head(model: Any) -> Callable[[Tensor], Tensor] | None:
@@ -52,6 +68,8 @@ def target_logprobs(
     targets: Tensor,
     temperature: float = 1.0,
     with_entropy: bool = False,
+    sharing: Sharing | None = None,
+    packing: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every target token, and the entropy of what predicts it.
 
@@ -62,6 +80,8 @@ def target_logprobs(
         targets: [B, T] True on the tokens that are asked for; a row's first is never one.
         temperature: of both.
         with_entropy: compute the entropies (no gradient), else they are 0.
+        sharing: prompts that sequences have in common.
+        packing: shared rows, see ``hidden_states``.
 
     Returns:
         logprobs and entropy, [N] float32 in nats, row by row; N is the number of targets.
@@ -72,9 +92,8 @@ def target_logprobs(
     if head is None:
         logits = next_token_logits(model, input_ids, attention_mask, input_ids.shape[1] - 1)[wanted]
         return _of_logits(logits, tokens, temperature, with_entropy)
-    hidden = model.base_model(
-        input_ids=input_ids, attention_mask=attention_mask, position_ids=positions(attention_mask), use_cache=False
-    ).last_hidden_state[:, :-1][wanted]
+    states, place = hidden_states(model.base_model, input_ids, attention_mask, sharing, packing)
+    hidden = states[place[:, :-1][wanted]]
 
     def chunk(hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """One chunk's log-probabilities and entropies."""
@@ -103,6 +122,8 @@ def response_logprobs(
     response_mask: Tensor,
     temperature: float = 1.0,
     with_entropy: bool = False,
+    sharing: Sharing | None = None,
+    packing: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """As ``target_logprobs``, for the response in the last R columns.
 
@@ -113,14 +134,17 @@ def response_logprobs(
         response_mask: [B, R] True on the response's tokens.
         temperature: of both.
         with_entropy: compute the entropies.
+        sharing: prompts that sequences have in common.
+        packing: shared rows, see ``hidden_states``.
 
     Returns:
         logprobs and entropy [B, R], 0 outside the mask.
     """
     before = torch.zeros_like(attention_mask[:, : input_ids.shape[1] - response_mask.shape[1]])
+    targets = torch.cat([before, response_mask], 1)
     found = target_logprobs(
-        model, input_ids, attention_mask, torch.cat([before, response_mask], 1), temperature, with_entropy
-    )
+        model, input_ids, attention_mask, targets, temperature, with_entropy, sharing, packing
+    )  # fmt: skip
     zeros = torch.zeros(response_mask.shape, device=response_mask.device)
     logprobs, entropy = (zeros.masked_scatter(response_mask, values) for values in found)
     return logprobs, entropy

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 def default_optimizer(params: Any) -> Optimizer:
     """AdamW without weight decay, betas (0.9, 0.95) as the paper, epsilon 1e-5 as its predecessors."""
-    return torch.optim.AdamW(params, lr=1e-5, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
+    return torch.optim.AdamW(params, lr=1e-5, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0, fused=True)
 
 
 def cosine_to_fraction(optimizer: Optimizer, num_steps: int, final_fraction: float, num_warmup: int = 0) -> LambdaLR:

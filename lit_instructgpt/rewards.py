@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lit_instructgpt.batch import pad
 from lit_instructgpt.formatting import Messages, PromptFormat, read_format
-from lit_instructgpt.generation import inference_mode
-from lit_instructgpt.models import ScalarModel, load_tokenizer
+from lit_instructgpt.models import inference_mode, load_tokenizer
+from lit_instructgpt.scalar_model import ScalarModel
 
 
 class Reward(Protocol):

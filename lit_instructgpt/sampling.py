@@ -42,12 +42,11 @@ def sample_ids(policy: Any, tokenizer: Any, batch: PromptBatch, sampling: Sampli
     """
     device = batch.input_ids.device
     generator = torch.Generator(device).manual_seed(sampling.seed * 1_000_003 + stream)
-    rows = torch.arange(len(batch), device=device).repeat_interleave(sampling.num_samples)
-    ids, mask = sample(
-        policy, batch.input_ids[rows], batch.attention_mask[rows], sampling.max_new_tokens,
-        tokenizer.eos_token_id, tokenizer.pad_token_id, sampling.temperature, generator,
+    found = sample(
+        policy, batch.input_ids, batch.attention_mask, sampling.max_new_tokens, tokenizer.eos_token_id,
+        tokenizer.pad_token_id, sampling.temperature, generator, sampling.num_samples,
     )  # fmt: skip
-    return [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
+    return [row[keep].tolist() for row, keep in zip(found.ids, found.mask, strict=True)]
 
 
 def sample_texts(

@@ -12,8 +12,7 @@ from torch import nn
 
 from lit_instructgpt.batch import Rollout
 from lit_instructgpt.formatting import read_format, read_sidecar
-from lit_instructgpt.generation import inference_mode
-from lit_instructgpt.models import beyond_context, load_tokenizer
+from lit_instructgpt.models import beyond_context, inference_mode, load_tokenizer
 
 if TYPE_CHECKING:
     from lit_instructgpt.modules.ppo import PPOModule
@@ -70,6 +69,12 @@ def _batch_sizes(module: PPOModule, data: Any) -> list[str]:
         problems.append(
             f"ppo.minibatch_size per device ({minibatch // world}) must be a multiple of ppo.micro_batch_size ({micro})"
         )
+    for name, size in (("ppo.minibatch_size per device", minibatch // world), ("ppo.micro_batch_size", micro)):
+        if size is not None and size % data.samples_per_prompt:
+            problems.append(
+                f"{name} ({size}) must be a multiple of data.samples_per_prompt ({data.samples_per_prompt}): the "
+                "responses to a prompt stay together"
+            )
     return problems
 
 
@@ -202,10 +207,7 @@ def check_first_rollout(module: PPOModule, rollout: Rollout) -> None:
     with inference_mode(module.policy, module.value_model):
         pairs = {
             "policy": tuple(module.logprobs(module.policy, part)[0] for part in (few, shortest)),
-            "value_model": tuple(
-                module.value_model.values(part.input_ids, part.attention_mask, part.response_mask.shape[1])
-                for part in (few, shortest)
-            ),
+            "value_model": tuple(module.values(part) for part in (few, shortest)),
         }
     for name, (batched, alone) in pairs.items():
         gap = (batched[row, :num] - alone)[shortest.response_mask].abs().max().item()

@@ -60,7 +60,7 @@ def test_split_of_nothing():
 def rollout() -> Rollout:
     ids = torch.tensor([[0, 0, 5, 6, 7, 0, 0, 0], [0, 4, 5, 6, 7, 8, 0, 0]])
     mask = ids > 0
-    whole = Rollout.empty(ids, mask, mask[:, 4:])
+    whole = Rollout.empty(ids, mask, mask[:, 4:], torch.arange(2))
     whole.logprobs += torch.arange(8.0).view(2, 4)
     whole.scores += torch.tensor([3.0, 4.0])
     return whole
@@ -68,7 +68,7 @@ def rollout() -> Rollout:
 
 def test_empty_rollout_has_room_for_every_response_token():
     full = rollout()
-    whole = Rollout.empty(full.input_ids, full.attention_mask, full.response_mask)
+    whole = Rollout.empty(full.input_ids, full.attention_mask, full.response_mask, full.prompt)
     for name in ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns"):
         assert getattr(whole, name).eq(0).all()
         assert getattr(whole, name).shape == (2, 4)
@@ -96,6 +96,6 @@ def test_trim_after_take():
 
 def test_trim_of_what_is_full_changes_nothing():
     ids = torch.arange(1, 13).view(2, 6)
-    whole = Rollout.empty(ids, ids > 0, torch.ones(2, 2, dtype=torch.bool))
+    whole = Rollout.empty(ids, ids > 0, torch.ones(2, 2, dtype=torch.bool), torch.arange(2))
     assert whole.trim().input_ids.equal(ids)
     assert whole.trim().logprobs.shape == (2, 2)

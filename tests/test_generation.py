@@ -9,13 +9,15 @@ import pytest
 import torch
 import transformers
 from scipy.stats import chi2
+from stages import token_nlls
 from torch import Tensor
 
 from lit_instructgpt.batch import PromptBatch, pad
 from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.functional import token_logprobs
-from lit_instructgpt.generation import choose, inference_mode, sample
-from lit_instructgpt.models import load_policy, next_token_logits, quiet_loading
+from lit_instructgpt.generation import choose, sample
+from lit_instructgpt.logprobs import next_token_logits
+from lit_instructgpt.models import inference_mode, load_policy, quiet_loading
 from lit_instructgpt.sampling import Sampling, sample_ids, sample_texts
 
 PROMPTS = [[5, 30, 7, 99, 120], [64], [31, 8, 200]]
@@ -34,7 +36,7 @@ def left_padded() -> tuple[Tensor, Tensor]:
 def test_greedy_is_generate_without_sampling(family: str, tiny_dir: Callable[[str], str], tokenizer: Any):
     policy = load_policy(tiny_dir(family), tokenizer)
     ids, mask = left_padded()
-    found, _ = sample(policy, ids, mask, 12, NEVER, tokenizer.pad_token_id, temperature=0)
+    found = sample(policy, ids, mask, 12, NEVER, tokenizer.pad_token_id, temperature=0).ids
     reference = plain(tiny_dir(family))
     config = transformers.GenerationConfig(
         do_sample=False, max_new_tokens=12, eos_token_id=None, pad_token_id=tokenizer.pad_token_id
@@ -54,7 +56,8 @@ def test_pitfall_05_the_training_forward_finds_what_the_cached_decoding_chose(
 ):
     policy = load_policy(tiny_dir(family), tokenizer)
     ids, mask = left_padded()
-    found, found_mask = sample(policy, ids, mask, 10, NEVER, 1, temperature=0)
+    sampled = sample(policy, ids, mask, 10, NEVER, 1, temperature=0)
+    found, found_mask = sampled.ids, sampled.mask
     with torch.no_grad():
         logits = next_token_logits(policy, torch.cat([ids, found], 1), torch.cat([mask, found_mask], 1), 10)
     assert logits.argmax(-1).tolist() == found.tolist()
@@ -89,7 +92,7 @@ def test_pitfall_04_samples_follow_the_untruncated_softmax(eight: Any, temperatu
             expected[token] = first[token] * second.softmax(-1)
     ids = torch.tensor([[7, *prompt]]).repeat(num, 1)
     mask = torch.tensor([[False, True, True]]).repeat(num, 1)
-    found, _ = sample(eight, ids, mask, 2, NEVER, 0, temperature, torch.Generator().manual_seed(1))
+    found = sample(eight, ids, mask, 2, NEVER, 0, temperature, torch.Generator().manual_seed(1)).ids
     counts = torch.zeros(64, dtype=torch.float64)
     counts += torch.bincount(found[:, 0] * 8 + found[:, 1], minlength=64)
     wanted = (expected * num).flatten()
@@ -103,7 +106,7 @@ def test_pitfall_04_samples_follow_the_untruncated_softmax(eight: Any, temperatu
 
 def test_pitfall_03_temperature_of_sampling_is_that_of_the_logprobs(eight: Any):
     ids, mask = torch.tensor([[3, 5]]).repeat(20_000, 1), torch.ones(20_000, 2, dtype=torch.bool)
-    found, _ = sample(eight, ids, mask, 1, NEVER, 0, 0.6, torch.Generator().manual_seed(2))
+    found = sample(eight, ids, mask, 1, NEVER, 0, 0.6, torch.Generator().manual_seed(2)).ids
     with torch.no_grad():
         logits = next_token_logits(eight, torch.cat([ids, found], 1)[:1], mask[:1, :1].expand(1, 3), 1)
     for token in range(8):
@@ -114,7 +117,8 @@ def test_pitfall_03_temperature_of_sampling_is_that_of_the_logprobs(eight: Any):
 def test_pitfall_22_a_response_ends_at_eos_and_the_mask_includes_it(eight: Any):
     ids, mask = torch.tensor([[3, 5]]).repeat(200, 1), torch.ones(200, 2, dtype=torch.bool)
     eos, filler, limit = 4, 0, 9
-    found, found_mask = sample(eight, ids, mask, limit, eos, filler, 1.0, torch.Generator().manual_seed(3))
+    sampled = sample(eight, ids, mask, limit, eos, filler, 1.0, torch.Generator().manual_seed(3))
+    found, found_mask = sampled.ids, sampled.mask
     assert found.shape == found_mask.shape
     lengths = set()
     for row, keep in zip(found.tolist(), found_mask.tolist(), strict=True):
@@ -129,7 +133,8 @@ def test_sampling_stops_when_every_response_has_ended(eight: Any):
     ids, mask = torch.tensor([[3, 5]]).repeat(4, 1), torch.ones(4, 2, dtype=torch.bool)
     with torch.no_grad():
         favourite = int(eight(ids[:1]).logits[0, -1].argmax())
-    found, found_mask = sample(eight, ids, mask, 9, favourite, 0, temperature=0)
+    sampled = sample(eight, ids, mask, 9, favourite, 0, temperature=0)
+    found, found_mask = sampled.ids, sampled.mask
     assert found.tolist() == [[favourite]] * 4
     assert found_mask.all()
 
@@ -137,7 +142,8 @@ def test_sampling_stops_when_every_response_has_ended(eight: Any):
 def test_a_sampled_pad_token_belongs_to_the_response(eight: Any):
     ids, mask = torch.tensor([[3, 5]]).repeat(300, 1), torch.ones(300, 2, dtype=torch.bool)
     for filler in (2, 6):
-        found, found_mask = sample(eight, ids, mask, 3, NEVER, filler, 1.0, torch.Generator().manual_seed(4))
+        sampled = sample(eight, ids, mask, 3, NEVER, filler, 1.0, torch.Generator().manual_seed(4))
+        found, found_mask = sampled.ids, sampled.mask
         assert (found == filler).any()
         assert found_mask.all()
 
@@ -146,7 +152,7 @@ def test_same_seed_same_responses_and_nothing_from_the_global_generator(eight: A
     ids, mask = torch.tensor([[3, 5]]).repeat(50, 1), torch.ones(50, 2, dtype=torch.bool)
 
     def draw(seed: int) -> list[list[int]]:
-        return sample(eight, ids, mask, 4, NEVER, 0, 1.0, torch.Generator().manual_seed(seed))[0].tolist()
+        return sample(eight, ids, mask, 4, NEVER, 0, 1.0, torch.Generator().manual_seed(seed)).ids.tolist()
 
     before = torch.get_rng_state()
     assert draw(1) == draw(1)
@@ -156,8 +162,58 @@ def test_same_seed_same_responses_and_nothing_from_the_global_generator(eight: A
 
 def test_choose_by_hand():
     logits = torch.tensor([[0.0, 5.0, 1.0], [900.0, 0.0, 0.0]])
-    assert choose(logits, 0, None).tolist() == [1, 0]
-    assert choose(logits, 1e-3, torch.Generator().manual_seed(0)).tolist() == [1, 0]
+    half = torch.full((2,), 0.5, dtype=torch.float64)
+    assert choose(logits, 0, half).tolist() == [1, 0]
+    assert choose(logits, 1e-3, half).tolist() == [1, 0]
+    probabilities = torch.zeros(5, 1000)  # four blocks of the vocabulary; half of the mass is on 3, half on 600
+    probabilities[:, [3, 600]] = 0.5
+    uniform = torch.tensor([0.0, 0.4999, 0.5, 0.75, 1 - 2**-53], dtype=torch.float64)
+    assert choose(probabilities.log(), 1.0, uniform).tolist() == [3, 3, 600, 600, 600]
+
+
+def test_a_response_does_not_depend_on_the_rows_that_leave(
+    family: str, tiny_dir: Callable[[str], str], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+):
+    policy = load_policy(tiny_dir(family), tokenizer)
+    ids, mask = left_padded()
+
+    def draw(eos: int) -> Any:
+        return sample(policy, ids, mask, 12, eos, 1, 1.5, torch.Generator().manual_seed(3))
+
+    whole = draw(NEVER)
+    eos = int(whole.ids[1, 2])  # ends the second row early
+    for share in (0.0, 1.0):  # no row leaves; every row leaves at once
+        monkeypatch.setattr("lit_instructgpt.generation.LEAVE_BELOW", share)
+        found = draw(eos)
+        assert found.mask[1].sum() <= 3 < found.mask.sum(1).max()
+        for row in range(len(ids)):
+            num = int(found.mask[row].sum())
+            assert found.ids[row, :num].tolist() == whole.ids[row, :num].tolist()
+            torch.testing.assert_close(found.logprobs[row, :num], whole.logprobs[row, :num], atol=1e-5, rtol=0)
+
+
+def test_logprobs_of_sampling_are_those_of_bare_sequences(family: str, tiny_dir: Callable[[str], str], tokenizer: Any):
+    policy = load_policy(tiny_dir(family), tokenizer)
+    ids, mask = left_padded()
+    found = sample(policy, ids, mask, 8, 40, 1, 0.7, torch.Generator().manual_seed(5), num_samples=3)
+    assert found.ids.shape[0] == 3 * len(ids)
+    for row in range(len(found.ids)):
+        response = found.ids[row][found.mask[row]].tolist()
+        prompt = ids[row // 3][mask[row // 3]].tolist()
+        with torch.no_grad():
+            expected = -token_nlls(policy, prompt + response, 0.7)[-len(response) :]
+        torch.testing.assert_close(found.logprobs[row, : len(response)], expected, atol=1e-5, rtol=0)
+        assert not found.logprobs[row, len(response) :].any()
+
+
+def test_a_prompt_is_computed_once_for_all_its_samples(tiny_dir: Callable[[str], str], tokenizer: Any):
+    policy = load_policy(tiny_dir("llama"), tokenizer)
+    ids, mask = left_padded()
+    seen = []
+    policy.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True)
+    sample(policy, ids, mask, 3, NEVER, 1, num_samples=4, generator=torch.Generator().manual_seed(0))
+    assert seen[0] == ids.shape
+    assert seen[1:] == [(4 * len(ids), 1)] * 2
 
 
 def test_generation_config_leaks_nothing(make_dir: Callable[..., str], tokenizer: Any):
@@ -166,9 +222,9 @@ def test_generation_config_leaks_nothing(make_dir: Callable[..., str], tokenizer
     (Path(path) / "generation_config.json").write_text(json.dumps(settings))
     policy = load_policy(path, tokenizer)
     ids, mask = torch.tensor([[5, 9]]).repeat(500, 1), torch.ones(500, 2, dtype=torch.bool)
-    first, _ = sample(policy, ids, mask, 2, NEVER, 1, 1.0, torch.Generator().manual_seed(0))
+    first = sample(policy, ids, mask, 2, NEVER, 1, 1.0, torch.Generator().manual_seed(0)).ids
     policy.generation_config = transformers.GenerationConfig()
-    second, _ = sample(policy, ids, mask, 2, NEVER, 1, 1.0, torch.Generator().manual_seed(0))
+    second = sample(policy, ids, mask, 2, NEVER, 1, 1.0, torch.Generator().manual_seed(0)).ids
     assert first.equal(second)
     assert len(set(first[:, 0].tolist())) > 20
 
@@ -208,9 +264,9 @@ def test_pitfall_35_modes_and_checkpointing_are_restored(family: str, tiny_dir: 
 def test_sampling_in_train_mode_with_checkpointing_is_the_same(tiny_dir: Callable[[str], str], tokenizer: Any):
     policy = load_policy(tiny_dir("llama"), tokenizer)
     ids, mask = left_padded()
-    expected = sample(policy.eval(), ids, mask, 6, NEVER, 1, temperature=0)[0]
+    expected = sample(policy.eval(), ids, mask, 6, NEVER, 1, temperature=0).ids
     checkpoint(policy)
-    found = sample(policy.train(), ids, mask, 6, NEVER, 1, temperature=0)[0]
+    found = sample(policy.train(), ids, mask, 6, NEVER, 1, temperature=0).ids
     assert found.equal(expected)
     assert policy.training
     assert any(getattr(m, "gradient_checkpointing", False) for m in policy.modules())

@@ -13,17 +13,17 @@ import transformers
 from torch import Tensor
 
 from lit_instructgpt import functional as F
+from lit_instructgpt.hidden import positions
+from lit_instructgpt.logprobs import next_token_logits
 from lit_instructgpt.models import (
     FreshModel,
-    ScalarModel,
     add_residual_dropout,
     check_source,
     load_policy,
     load_tokenizer,
-    next_token_logits,
-    positions,
     quiet_loading,
 )
+from lit_instructgpt.scalar_model import ScalarModel
 
 IDS = [5, 30, 7, 99, 120, 64, 31]
 Dirs = Callable[[str], str]
@@ -96,7 +96,7 @@ def test_values_are_those_before_each_response_token(family: str, tiny_reward_di
         reference = plain(transformers.AutoModelForSequenceClassification, path)
         before = [reference(torch.tensor([IDS[:n]])).logits.item() for n in (4, 5, 6)]
         ids, mask = padded(IDS, 3, 0)
-        found = ScalarModel.load(path, tokenizer).values(ids, mask, 3)
+        found = ScalarModel.load(path, tokenizer).values(ids, mask, mask[:, -3:])
     assert found.shape == (2, 3)
     assert found[0].tolist() == pytest.approx(before, abs=1e-5)
 
@@ -318,7 +318,9 @@ def test_pitfall_15_value_model_starts_as_the_reward_model(family: str, tiny_rew
     expected = plain(transformers.AutoModelForSequenceClassification, path)(torch.tensor([IDS])).logits.item()
     value_model = ScalarModel.load(path, tokenizer, generator=torch.Generator().manual_seed(3))
     ids = torch.tensor([[*IDS, 8]])
-    found = value_model.values(ids, torch.ones_like(ids, dtype=torch.bool), 1)
+    found = value_model.values(
+        ids, torch.ones_like(ids, dtype=torch.bool), torch.ones_like(ids[:, :1], dtype=torch.bool)
+    )
     assert found.item() == pytest.approx(expected, abs=1e-5)
 
 

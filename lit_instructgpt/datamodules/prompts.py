@@ -24,6 +24,8 @@ from lit_instructgpt.records import Prompt, Text
 class PromptDataModule(LightningDataModule):
     """Prompts ``{prompt}``; one epoch is ``num_episodes`` episodes, visiting every prompt equally often.
 
+    An episode is a prompt with one response.
+
     Args:
         train: prompts to sample episodes from.
         valid: held-out prompts for the metrics under ``val/``.
@@ -31,6 +33,7 @@ class PromptDataModule(LightningDataModule):
         text: pretraining text of PPO-ptx.
         num_episodes: of the whole run (``trainer.max_epochs: 1``); the paper's is 256,000 over 31,000 prompts.
         batch_size: episodes per iteration, over all devices; the paper's is 512.
+        samples_per_prompt: responses sampled for each prompt of an iteration; the paper's is 1.
         text_per_episode: blocks of text per episode; the paper's is 8.
         text_tokens: length of a block of text.
         valid_batch_size: prompts per validation or prediction batch.
@@ -47,6 +50,7 @@ class PromptDataModule(LightningDataModule):
         text: Source | None = None,
         num_episodes: int = 256_000,
         batch_size: int = 512,
+        samples_per_prompt: int = 1,
         text_per_episode: int = 8,
         text_tokens: int = 1024,
         valid_batch_size: int = 64,
@@ -62,7 +66,12 @@ class PromptDataModule(LightningDataModule):
                 f"take {near}, or another batch size"
             )
         self.train, self.valid, self.predict, self.text = train, valid, predict, text
-        self.num_episodes, self.batch_size = num_episodes, batch_size
+        if samples_per_prompt < 1 or batch_size % samples_per_prompt:
+            raise ValueError(
+                f"data.batch_size ({batch_size}) counts episodes and must be a multiple of data.samples_per_prompt "
+                f"({samples_per_prompt}), which must be positive"
+            )
+        self.num_episodes, self.batch_size, self.samples_per_prompt = num_episodes, batch_size, samples_per_prompt
         self.text_per_episode, self.text_tokens = text_per_episode, text_tokens
         self.valid_batch_size = valid_batch_size
         self.format, self.reading, self.seed = format or PromptFormat(), reading or Reading(), seed
@@ -103,20 +112,19 @@ class PromptDataModule(LightningDataModule):
         """Tokens of the longest prompt of the data read."""
         return longest([*self.train_items, *self.valid_items, *self.predict_items])
 
-    def _repeated(self, items: list[Any], per_episode: int, collate: Any, seed: int) -> ResumableLoader:
+    def _repeated(self, items: list[Any], per_iteration: int, collate: Any, seed: int) -> ResumableLoader:
         trainer = self.trainer
         assert trainer is not None
-        order = repeated(len(items), self.num_episodes * per_episode, seed)
-        batches = GlobalBatches(
-            lambda epoch: order, self.batch_size * per_episode, trainer.global_rank, trainer.world_size
-        )
+        order = repeated(len(items), self.num_episodes // self.batch_size * per_iteration, seed)
+        batches = GlobalBatches(lambda epoch: order, per_iteration, trainer.global_rank, trainer.world_size)
         return ResumableLoader(items, batches, collate)
 
     def train_dataloader(self) -> dict[str, ResumableLoader]:
         """``prompts``: ``PromptBatch`` of an iteration; ``text``: its ``DemoBatch`` for the ptx term."""
-        loaders = {"prompts": self._repeated(self.train_items, 1, self.collator.prompts, self.seed)}
+        num_prompts, num_text = self.batch_size // self.samples_per_prompt, self.batch_size * self.text_per_episode
+        loaders = {"prompts": self._repeated(self.train_items, num_prompts, self.collator.prompts, self.seed)}
         if self.text_items:
-            loaders["text"] = self._repeated(self.text_items, self.text_per_episode, self.collator.demos, self.seed + 1)
+            loaders["text"] = self._repeated(self.text_items, num_text, self.collator.demos, self.seed + 1)
         return loaders
 
     def val_dataloader(self) -> Any:

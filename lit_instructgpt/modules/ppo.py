@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lit_instructgpt import functional as F
 from lit_instructgpt.batch import DemoBatch, PromptBatch, Rollout
+from lit_instructgpt.casting import LowPrecisionCopy, cast_matrices
 from lit_instructgpt.ema import WeightEMA
-from lit_instructgpt.generation import inference_mode, sample
+from lit_instructgpt.generation import sample
 from lit_instructgpt.logprobs import response_logprobs, target_logprobs
-from lit_instructgpt.models import ScalarModel, load_policy, load_tokenizer, quiet_loading
+from lit_instructgpt.models import inference_mode, load_policy, load_tokenizer, quiet_loading
 from lit_instructgpt.modules.ppo_config import Metrics, PPOConfig
 from lit_instructgpt.optim import (
     build_optimizer,
@@ -33,6 +34,8 @@ from lit_instructgpt.optim import (
     sum_over_ranks,
     warmup_from_tenth,
 )
+from lit_instructgpt.packing import Sharing, passes
+from lit_instructgpt.scalar_model import ScalarModel
 from lit_instructgpt.selfcheck import check_before_training, check_first_rollout, check_lengths
 
 
@@ -74,6 +77,9 @@ class PPOModule(LightningModule):
         self.policy: Any = None
         self.ema: WeightEMA | None = None
         self.seconds: dict[str, float] = {}
+        self.metrics = Metrics()
+        self.samples_per_prompt = 1
+        self.low_precision: LowPrecisionCopy | None = None
 
     # ------------------------------------------------------------------ the algorithm
 
@@ -82,7 +88,7 @@ class PPOModule(LightningModule):
         prompts: PromptBatch = batch["prompts"]
         text: DemoBatch | None = batch.get("text")
         self.metrics = Metrics()
-        rollout = self.estimate(self.roll_out(prompts))
+        rollout = self.estimate(self.roll_out(prompts, self.samples_per_prompt))
         if self.iteration == 0:
             check_first_rollout(self, rollout)
         self.update(rollout, text)
@@ -91,30 +97,48 @@ class PPOModule(LightningModule):
             self.kl_coef = self.ppo.adaptive_kl.next_coef(self.kl_coef, kl, len(rollout) * self.trainer.world_size)
         self.iteration += 1
 
-    def roll_out(self, prompts: PromptBatch) -> Rollout:
-        """Samples one response per prompt and scores it; no gradients. Advantages are still empty."""
+    def roll_out(self, prompts: PromptBatch, num_samples: int = 1) -> Rollout:
+        """Samples ``num_samples`` responses per prompt and scores them; no gradients. Advantages are still empty."""
         with inference_mode(self.policy, self.ref, self.value_model), self.phase("rollout"):
             generator = torch.Generator(self.device).manual_seed(self.ppo.seed * 1_000_003 + self.iteration)
-            responses, response_mask = sample(
-                self.policy, prompts.input_ids, prompts.attention_mask, self.ppo.max_new_tokens,
-                self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, self.ppo.temperature, generator,
+            policy = self.sampling_policy()
+            sampled = sample(
+                policy, prompts.input_ids, prompts.attention_mask, self.ppo.max_new_tokens, self.tokenizer.eos_token_id,
+                self.tokenizer.pad_token_id, self.ppo.temperature, generator, num_samples,
             )  # fmt: skip
-        ids = torch.cat([prompts.input_ids, responses], 1)
-        mask = torch.cat([prompts.attention_mask, response_mask], 1)
-        rollout = Rollout.empty(ids, mask, response_mask)
+            rows = torch.arange(len(prompts), device=self.device).repeat_interleave(num_samples)
+            ids = torch.cat([prompts.input_ids[rows], sampled.ids], 1)
+            mask = torch.cat([prompts.attention_mask[rows], sampled.mask], 1)
+            rollout = Rollout.empty(ids, mask, sampled.mask, rows)
+            rollout.logprobs = sampled.logprobs
         with inference_mode(self.policy, self.ref, self.value_model), self.phase("scoring"):
-            self.score(rollout, prompts.text)
+            self.check_sampler(policy, rollout)
+            self.score(rollout, [prompts.text[i] for i in rows.tolist()])
         return rollout
 
+    def check_sampler(self, policy: Any, rollout: Rollout) -> None:
+        """Takes the log-probabilities of the training forward pass, unless those of sampling agree on a few episodes."""
+        num = len(rollout)
+        few = torch.arange(0, num, max(num // max(num // 16, 2), 1), device=self.device)
+        part = rollout.take(few).trim()
+        again = self.logprobs(policy, part)[0]
+        gap = (again - part.logprobs)[part.response_mask].abs().max().item()
+        self.metrics.add(sampling__logprob_gap=gap)
+        if gap > self.ppo.sampler_tolerance or self.ppo.sampler_tolerance == 0:
+            for rows, part in self.micro_batches(rollout):
+                rollout.logprobs[rows, : part.response_mask.shape[1]] = self.logprobs(policy, part)[0]
+
     def score(self, rollout: Rollout, prompts: Sequence[str]) -> None:
-        """Fills in log-probabilities, values and scores, over micro-batches of similar length."""
+        """Fills in reference log-probabilities, values and scores, over micro-batches of similar length."""
         for rows, part in self.micro_batches(rollout):
             num = part.response_mask.shape[1]
-            rollout.logprobs[rows, :num] = self.logprobs(self.policy, part)[0]
-            rollout.ref_logprobs[rows, :num] = self.logprobs(self.ref, part)[0]
-            rollout.values[rows, :num] = self.value_model.values(part.input_ids, part.attention_mask, num)
-            if self.reward_fn is None:
-                rollout.scores[rows] = self.reward_model.score(part.input_ids, part.attention_mask)
+            rollout.values[rows, :num] = self.values(part)
+            with self.frozen_precision():
+                rollout.ref_logprobs[rows, :num] = self.logprobs(self.ref, part)[0]
+                if self.reward_fn is None:
+                    rollout.scores[rows] = self.reward_model.score(
+                        part.input_ids, part.attention_mask, self.sharing(part), self.ppo.packing
+                    )
         responses = rollout.input_ids[:, -rollout.response_mask.shape[1] :]
         texts = [
             self.trainer.datamodule.format.decode(ids[keep].tolist(), self.tokenizer)  # type: ignore[attr-defined]
@@ -148,10 +172,11 @@ class PPOModule(LightningModule):
     def update(self, rollout: Rollout, text: DemoBatch | None) -> None:
         """Epochs of minibatches, one optimizer step each: PPO gradient plus ptx_coef times ptx gradient."""
         size = self.ppo.minibatch_size // self.trainer.world_size
-        num_minibatches = len(rollout) // size
+        num_minibatches, per_prompt = len(rollout) // size, self.samples_per_prompt
         generator = torch.Generator().manual_seed(self.ppo.seed * 1_000_003 + self.iteration)
         for _ in range(self.ppo.num_epochs):
-            order = torch.randperm(len(rollout), generator=generator).to(self.device)
+            prompts = torch.randperm(len(rollout) // per_prompt, generator=generator).to(self.device)
+            order = (prompts[:, None] * per_prompt + torch.arange(per_prompt, device=self.device)).flatten()
             for i, rows in enumerate(torch.split(order, size)):
                 with self.phase("update"):
                     self.backward_ppo(rollout.take(rows))
@@ -176,17 +201,22 @@ class PPOModule(LightningModule):
             mask = part.response_mask
             with torch.set_grad_enabled(True):
                 logprobs, entropy = self.logprobs(self.policy, part, with_entropy=True)
-                values = self.value_model.values(part.input_ids, part.attention_mask, mask.shape[1])
                 policy = F.clipped_policy_loss(logprobs, part.logprobs, part.advantages, mask, ppo.clip_eps, num_tokens)
+                self.manual_backward(policy.loss)  # one network after the other: their activations never coexist
+                values = self.values(part)
                 value = F.clipped_value_loss(values, part.values, part.returns, mask, ppo.value_clip_eps, num_tokens)
-                self.manual_backward(policy.loss + ppo.vf_coef * value.loss)
+                self.manual_backward(ppo.vf_coef * value.loss)
             self.log_micro_batch(part, entropy, logprobs, float(num_tokens), policy, value)
 
     def backward_ptx(self, text: DemoBatch) -> None:
         """Gradient of Eq. 2's second term: ptx_coef times the mean negative log-likelihood per token of text."""
         num_tokens = sum_over_ranks(self, text.response_mask.sum()) / self.trainer.world_size
-        for part in text.split(self.ppo.micro_batch_size):
-            logprobs, _ = target_logprobs(self.policy, part.input_ids, part.attention_mask, part.response_mask)
+        lengths = text.attention_mask.sum(1)
+        for rows in passes(lengths, None, self.ppo.micro_batch_tokens, self.ppo.micro_batch_size):
+            part = text.take(rows)
+            logprobs, _ = target_logprobs(
+                self.policy, part.input_ids, part.attention_mask, part.response_mask, packing=self.ppo.packing
+            )
             nll = -logprobs.sum() / num_tokens
             self.manual_backward(self.ppo.ptx_coef * nll)
             share = float(part.response_mask.sum() / num_tokens)
@@ -197,14 +227,38 @@ class PPOModule(LightningModule):
     def logprobs(self, model: Any, part: Rollout, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the response tokens at the one temperature, and entropies if asked: [B, R] each."""
         return response_logprobs(
-            model, part.input_ids, part.attention_mask, part.response_mask, self.ppo.temperature, with_entropy
+            model, part.input_ids, part.attention_mask, part.response_mask, self.ppo.temperature, with_entropy,
+            self.sharing(part), self.ppo.packing,
+        )  # fmt: skip
+
+    def values(self, part: Rollout) -> Tensor:
+        """Values before each response token: [B, R]."""
+        return self.value_model.values(
+            part.input_ids, part.attention_mask, part.response_mask, self.sharing(part), self.ppo.packing
         )
 
+    def sharing(self, part: Rollout) -> Sharing | None:
+        """Which episodes have their prompt in common, where that is less work; None with one sample per prompt."""
+        if self.samples_per_prompt == 1:
+            return None
+        lengths, num_response = part.attention_mask.sum(1), part.response_mask.sum(1)
+        return Sharing(part.prompt, lengths - num_response).where_less_work(lengths, self.policy.config.hidden_size)
+
     def micro_batches(self, rollout: Rollout) -> Iterator[tuple[Tensor, Rollout]]:
-        """Row indices and episodes, sorted by length and cut to their own padding."""
-        order = rollout.attention_mask.sum(1).argsort(stable=True)
-        for rows in torch.split(order, self.ppo.micro_batch_size or len(rollout)):
+        """Row indices and episodes of about one length, cut to their own padding; those of a prompt stay together."""
+        lengths = rollout.attention_mask.sum(1)
+        sharing = Sharing(rollout.prompt, lengths - rollout.response_mask.sum(1))
+        for rows in passes(lengths, sharing, self.ppo.micro_batch_tokens, self.ppo.micro_batch_size):
             yield rows, rollout.take(rows).trim()
+
+    def sampling_policy(self) -> Any:
+        """The policy for passes without gradients: under bf16 autocast with matrices that are cast once and for all."""
+        return self.policy if self.low_precision is None else self.low_precision.refreshed()
+
+    def frozen_precision(self) -> Any:
+        """Autocast for the passes of reference and reward model, if they are kept in bfloat16."""
+        cast = self.ppo.frozen_dtype == "bfloat16" and self.trainer.training
+        return torch.autocast(self.device.type, torch.bfloat16) if cast else nullcontext()
 
     def stopped(self, rollout: Rollout) -> Tensor:
         """[B] True where the response ended with EOS."""
@@ -316,7 +370,15 @@ class PPOModule(LightningModule):
         """Refuses a wrong set-up, naming every cause."""
         if self.ema is not None:
             self.ema.average = {name: x.to(self.device) for name, x in self.ema.average.items()}
+        self.samples_per_prompt = self.trainer.datamodule.samples_per_prompt  # type: ignore[attr-defined]
         check_before_training(self)
+        mixed = self.trainer.precision == "bf16-mixed"
+        if mixed:
+            self.low_precision = LowPrecisionCopy(self.policy)
+        if mixed or self.ppo.frozen_dtype == "bfloat16":
+            cast_matrices(self.ref)
+            if self.reward_fn is None:
+                cast_matrices(self.reward_model.model)
 
     def on_validation_start(self) -> None:
         """Refuses what does not fit the contexts of the models: validation alone has no other check."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -27,7 +28,14 @@ class PPOConfig:
         vf_coef: weight of the value loss (its network is separate: it scales that gradient alone).
         num_epochs: passes over the episodes of an iteration.
         minibatch_size: episodes per optimizer step, over all devices.
-        micro_batch_size: episodes per forward pass; saves memory, does not change the result.
+        micro_batch_size: episodes per backward pass; saves memory, does not change the result.
+        micro_batch_tokens: tokens per backward pass; as well, or instead.
+        packing: put several episodes into a row, without padding; changes no result. Architectures where it would are
+            told from the others, with a warning.
+        frozen_dtype: float32, or bfloat16 to score with reference and reward model in it where the training is in
+            float32; under bf16 autocast they are in any case.
+        sampler_tolerance: in nats; where the log-probabilities that sampling saw agree so well with the training
+            forward pass on a few episodes, they serve for all, which saves a pass; 0 never takes them.
         value_lr: learning rate of the value model; the policy's is the optimizer's own.
         num_warmup_iterations: the policy's rate starts at a tenth and rises over these.
         ema_decay: moving average of the policy's weights, which is what is validated and exported; None: none.
@@ -49,6 +57,10 @@ class PPOConfig:
     num_epochs: int = 1
     minibatch_size: int = 64
     micro_batch_size: int | None = None
+    micro_batch_tokens: int | None = None
+    packing: bool = True
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    sampler_tolerance: float = 1e-3
     value_lr: float = 9e-6
     num_warmup_iterations: int = 10
     ema_decay: float | None = 0.992
@@ -71,8 +83,13 @@ class PPOConfig:
         ]
         problems += [
             f"ppo.{name} must not be negative, got {getattr(self, name)}"
-            for name in ("kl_coef", "ptx_coef", "missing_eos_penalty", "num_warmup_iterations")
+            for name in ("kl_coef", "ptx_coef", "missing_eos_penalty", "num_warmup_iterations", "sampler_tolerance")
             if getattr(self, name) < 0
+        ]
+        problems += [
+            f"ppo.{name} must be null or positive, got {getattr(self, name)}"
+            for name in ("micro_batch_size", "micro_batch_tokens")
+            if (getattr(self, name) or 1) < 1
         ]
         problems += [
             f"ppo.{name} must be between 0 and 1, got {getattr(self, name)}"

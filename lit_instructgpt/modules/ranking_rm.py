@@ -11,12 +11,12 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lit_instructgpt.batch import ComparisonBatch, length_groups, tokens_per_pass
+from lit_instructgpt.batch import ComparisonBatch, tokens_per_pass
 from lit_instructgpt.formatting import check_format
 from lit_instructgpt.functional import ranking_loss
-from lit_instructgpt.generation import inference_mode
+from lit_instructgpt.hidden import can_pack
 from lit_instructgpt.metrics import PairAccuracy, PairCalibration
-from lit_instructgpt.models import ScalarModel, check_context, load_tokenizer
+from lit_instructgpt.models import check_context, inference_mode, load_tokenizer
 from lit_instructgpt.modules.steps import num_optimizer_steps
 from lit_instructgpt.optim import (
     build_optimizer,
@@ -26,7 +26,8 @@ from lit_instructgpt.optim import (
     default_optimizer,
     sum_over_ranks,
 )
-from lit_instructgpt.shared_prompt import less_work, share_prompt
+from lit_instructgpt.packing import Sharing, no_sharing, passes
+from lit_instructgpt.scalar_model import ScalarModel
 
 
 class RankingRM(LightningModule):
@@ -39,11 +40,12 @@ class RankingRM(LightningModule):
         final_lr_fraction: the cosine ends at this fraction of the peak; the paper's is 0.1.
         num_warmup_steps: linear warm-up; the paper has none.
         soft_ties: train tied outputs towards equal scores; the paper drops ties.
-        micro_batch_size: prompts per forward pass, to save memory; does not change the result.
+        micro_batch_size: prompts per backward pass, to save memory; does not change the result.
+        micro_batch_tokens: tokens per backward pass, a prompt counted once for all its completions; as well, or instead.
         max_grad_norm: clip the gradient's global norm; the paper does not say that it did.
         seed: of the new head.
-        share_prompt: compute a prompt once for all its completions; changes no result. Architectures where it
-            would are told from the others, with a warning.
+        packing: compute a prompt once for all its completions, and put several units into a row; changes no
+            result. Architectures where it would are told from the others, with a warning.
     """
 
     def __init__(
@@ -54,17 +56,18 @@ class RankingRM(LightningModule):
         num_warmup_steps: int = 0,
         soft_ties: bool = False,
         micro_batch_size: int | None = None,
+        micro_batch_tokens: int | None = None,
         max_grad_norm: float | None = None,
         seed: int = 0,
-        share_prompt: bool = True,
+        packing: bool = True,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.source, self.optimizer = model, optimizer
         self.final_lr_fraction, self.num_warmup_steps = final_lr_fraction, num_warmup_steps
-        self.soft_ties, self.micro_batch_size, self.max_grad_norm = soft_ties, micro_batch_size, max_grad_norm
-        self.seed, self.share_prompt = seed, share_prompt
-        self._shares: bool | None = None
+        self.soft_ties, self.max_grad_norm = soft_ties, max_grad_norm
+        self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
+        self.seed, self.packing = seed, packing
         self.tokenizer = load_tokenizer(model)
         self.reward_model: ScalarModel | None = None
         self.calibration = PairCalibration()
@@ -103,42 +106,23 @@ class RankingRM(LightningModule):
     def scores(self, batch: ComparisonBatch) -> Tensor:
         """The score of every completion that exists: [B, K] float32, 0 elsewhere.
 
-        The completions of a prompt share one row wherever that is less work; the others have rows of their own.
+        The completions of a prompt share it wherever that is less work; rows hold as many units as fit.
         """
         assert self.reward_model is not None
-        scores = torch.zeros_like(batch.completion_mask, dtype=torch.float32)
-        shared = torch.zeros_like(batch.completion_mask[:, 0])
-        if self.shares_prompt():
-            num_prompt = batch.attention_mask[:, 0].sum(-1) - batch.response_length[:, 0]
-            rows = share_prompt(batch.input_ids, batch.attention_mask, num_prompt)
-            shared = less_work(rows, batch.attention_mask, self.reward_model.model.score.in_features)
-            for take in self._groups(rows.lengths(), shared):
-                scores = scores.index_put((take,), self.reward_model.score_shared(rows.take(take).trim()))
-        apart = batch.completion_mask & ~shared[:, None]
-        ids, mask = batch.input_ids[apart], batch.attention_mask[apart]
+        prompt, number = batch.completion_mask.nonzero(as_tuple=True)
+        ids, mask = batch.input_ids[prompt, number], batch.attention_mask[prompt, number]
         lengths = mask.sum(1)
-        place = apart.nonzero()
-        for take in self._groups(lengths, torch.ones_like(lengths, dtype=torch.bool)):
+        sharing = no_sharing(len(ids), ids.device)
+        if self.packing and can_pack(self.reward_model.model.base_model):
+            num_prompt = batch.attention_mask[:, 0].sum(-1) - batch.response_length[:, 0]
+            hidden_size = self.reward_model.model.score.in_features
+            sharing = Sharing(prompt, num_prompt[prompt]).where_less_work(lengths, hidden_size)
+        scores = torch.zeros_like(batch.completion_mask, dtype=torch.float32)
+        for take in passes(lengths, sharing, tokens_per_pass(self.device)):
             width = int(lengths[take].max())
-            found = self.reward_model.score(ids[take, :width], mask[take, :width])
-            scores = scores.index_put((place[take, 0], place[take, 1]), found)
-        return torch.where(batch.completion_mask, scores, 0.0)
-
-    def _groups(self, lengths: Tensor, which: Tensor) -> list[Tensor]:
-        """Indices of the rows that are meant, in groups for one forward pass each."""
-        index = which.nonzero().squeeze(1)
-        return [index[group] for group in length_groups(lengths[index], tokens_per_pass(self.device))]
-
-    def shares_prompt(self) -> bool:
-        """Whether the completions of a prompt share a row: asked for, and exact for this architecture."""
-        assert self.reward_model is not None
-        if self._shares is None:
-            reason = self.reward_model.why_not_shared() if self.share_prompt else None
-            if reason:
-                rank_zero_warn(f"share_prompt: {type(self.reward_model.model).__name__} computes each completion with its "
-                               f"prompt, which is slower: {reason}. Set share_prompt: false to say so yourself")  # fmt: skip
-            self._shares = self.share_prompt and reason is None
-        return self._shares
+            found = self.reward_model.score(ids[take, :width], mask[take, :width], sharing.take(take), self.packing)
+            scores = scores.index_put((prompt[take], number[take]), found)
+        return scores
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """One optimizer step on one global batch of prompts."""
@@ -146,7 +130,9 @@ class RankingRM(LightningModule):
         num_prompts = sum_over_ranks(self, counted.sum()).clamp(min=1) / self.trainer.world_size
         loss = torch.zeros((), device=self.device)
         accuracy = PairAccuracy().to(self.device)
-        for micro_batch in batch.split(self.micro_batch_size):
+        num_tokens = batch.attention_mask[:, 0].sum(1) + batch.response_length[:, 1:].sum(1)
+        for rows in passes(num_tokens, None, self.micro_batch_tokens, self.micro_batch_size):
+            micro_batch = batch.take(rows)
             scores = self.scores(micro_batch)
             losses, _ = ranking_loss(scores, micro_batch.ranking, micro_batch.completion_mask, self.soft_ties)
             part = losses.sum() / num_prompts

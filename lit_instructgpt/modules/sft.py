@@ -12,14 +12,15 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_instructgpt.batch import DemoBatch, PromptBatch, length_groups, pad, tokens_per_pass
+from lit_instructgpt.batch import DemoBatch, PromptBatch, pad, tokens_per_pass
 from lit_instructgpt.formatting import check_format
-from lit_instructgpt.generation import inference_mode, sample
+from lit_instructgpt.generation import sample
 from lit_instructgpt.logprobs import target_logprobs
 from lit_instructgpt.models import (
     ModelSource,
     add_residual_dropout,
     check_context,
+    inference_mode,
     load_policy,
     load_tokenizer,
     quiet_loading,
@@ -34,6 +35,7 @@ from lit_instructgpt.optim import (
     default_optimizer,
     sum_over_ranks,
 )
+from lit_instructgpt.packing import passes
 from lit_instructgpt.rewards import ModelReward
 from lit_instructgpt.sampling import Sampling, sample_texts
 
@@ -50,12 +52,15 @@ class SFT(LightningModule):
         train_on_prompt: count the prompt's tokens in the loss too.
         final_lr_fraction: the cosine ends at this fraction of the peak; the paper's is 0.1.
         num_warmup_steps: linear warm-up; the paper has none.
-        micro_batch_size: sequences per forward pass, to save memory; does not change the result.
+        micro_batch_size: sequences per backward pass, to save memory; does not change the result.
+        micro_batch_tokens: tokens per backward pass; as well, or instead.
         max_grad_norm: clip the gradient's global norm; the paper does not say that it did.
         reward_model: a reward model's directory; logs ``val/rm_score`` of sampled responses, by which the
             paper selected its checkpoint.
         sampling: how responses are sampled, for ``val/rm_score`` and ``predict``.
         seed: of the dropout.
+        packing: put several sequences into a row, without padding; changes no result. Architectures where it would
+            are told from the others, with a warning.
     """
 
     def __init__(
@@ -67,10 +72,12 @@ class SFT(LightningModule):
         final_lr_fraction: float = 0.1,
         num_warmup_steps: int = 0,
         micro_batch_size: int | None = None,
+        micro_batch_tokens: int | None = None,
         max_grad_norm: float | None = None,
         reward_model: str | None = None,
         sampling: Sampling | None = None,
         seed: int = 0,
+        packing: bool = True,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
@@ -78,9 +85,9 @@ class SFT(LightningModule):
         self.automatic_optimization = False
         self.source, self.optimizer, self.dropout = model, optimizer, dropout
         self.train_on_prompt, self.final_lr_fraction = train_on_prompt, final_lr_fraction
-        self.num_warmup_steps, self.micro_batch_size = num_warmup_steps, micro_batch_size
-        self.max_grad_norm, self.reward_model = max_grad_norm, reward_model
-        self.sampling, self.seed = sampling or Sampling(), seed
+        self.num_warmup_steps, self.max_grad_norm, self.reward_model = num_warmup_steps, max_grad_norm, reward_model
+        self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
+        self.sampling, self.seed, self.packing = sampling or Sampling(), seed, packing
         self.tokenizer = load_tokenizer(model)
         self.policy: Any = None
 
@@ -143,13 +150,13 @@ class SFT(LightningModule):
         return batch.attention_mask & later
 
     def nll_sum(self, batch: DemoBatch) -> Tensor:
-        """Summed negative log-likelihood of the batch's targets, nats; rows of one length go together."""
+        """Summed negative log-likelihood of the batch's targets, nats; rows of about one length go together."""
         targets, lengths = self.targets(batch), batch.attention_mask.sum(1)
         total = torch.zeros((), device=targets.device)
-        for rows in length_groups(lengths, tokens_per_pass(targets.device)):
+        for rows in passes(lengths, num_tokens=tokens_per_pass(targets.device)):
             width = int(lengths[rows].max())
-            ids, mask = batch.input_ids[rows, :width], batch.attention_mask[rows, :width]
-            total = total - target_logprobs(self.policy, ids, mask, targets[rows, :width])[0].sum()
+            ids, mask, wanted = (x[rows, :width] for x in (batch.input_ids, batch.attention_mask, targets))
+            total = total - target_logprobs(self.policy, ids, mask, wanted, packing=self.packing)[0].sum()
         return total
 
     def training_step(self, batch: DemoBatch, batch_idx: int) -> None:
@@ -158,8 +165,9 @@ class SFT(LightningModule):
         per_rank = sum_over_ranks(self, num_targets) / self.trainer.world_size
         loss = torch.zeros((), device=self.device)
         with self.dropout_numbers():
-            for micro_batch in batch.split(self.micro_batch_size):
-                part = self.nll_sum(micro_batch) / per_rank
+            lengths = batch.attention_mask.sum(1)
+            for rows in passes(lengths, None, self.micro_batch_tokens, self.micro_batch_size):
+                part = self.nll_sum(batch.take(rows)) / per_rank
                 self.manual_backward(part)
                 loss += part.detach()
         grad_norm = clip_and_step(self, self.policy.parameters(), self.max_grad_norm)
@@ -216,12 +224,12 @@ class SFT(LightningModule):
         ]
         ids, mask = (x.to(self.device) for x in pad(prompts, self.tokenizer.pad_token_id, left=True))
         generator = torch.Generator(self.device).manual_seed(self.sampling.seed)
-        responses, response_mask = sample(
+        found = sample(
             self.policy, ids, mask, self.sampling.max_new_tokens, self.tokenizer.eos_token_id,
             self.tokenizer.pad_token_id, self.sampling.temperature, generator,
         )  # fmt: skip
-        scores = self._scorer.score_ids(torch.cat([ids, responses], 1), torch.cat([mask, response_mask], 1))
-        stopped = (responses == self.tokenizer.eos_token_id).any(1).float().mean()
+        scores = self._scorer.score_ids(torch.cat([ids, found.ids], 1), torch.cat([mask, found.mask], 1))
+        stopped = (found.ids == self.tokenizer.eos_token_id).any(1).float().mean()
         self.log("val/rm_score", scores.mean(), batch_size=len(prompts), prog_bar=True, sync_dist=True)
         self.log("val/stop_rate", stopped, batch_size=len(prompts), sync_dist=True)
 

@@ -103,7 +103,7 @@ def run(
     policy, reward = stopping_dir("gpt_neox"), tiny_reward_dir("gpt_neox")
     settings = ppo(
         temperature=0.7, kl_coef=0.3, gamma=0.9, gae_lambda=0.8, missing_eos_penalty=0.5, value_lr=0.05,
-        minibatch_size=4, micro_batch_size=2,
+        minibatch_size=4, micro_batch_size=2, seed=1,
     )  # fmt: skip
     module = Watch(policy, reward_model=reward, optimizer=sgd(0.3), ppo=settings)
     _, record = fit(module, prompts(path, num_episodes=24), path, SampleTable())
@@ -435,7 +435,8 @@ def test_validation_is_of_the_moving_average_and_repeatable(stopping_dir: Dirs, 
     found = trainer(tmp_path).validate(again, datamodule=prompts(tmp_path, valid=valid), verbose=False)[0]
     for name in ("val/objective/score", "val/response/length", "val/response/stop_rate"):
         assert found[name] == pytest.approx(last[name], abs=1e-5)
-    assert found["val/objective/kl"] == 0 != last["val/objective/kl"]
+    assert found["val/objective/kl"] == pytest.approx(0, abs=1e-5)
+    assert abs(last["val/objective/kl"]) > 1e-3
     assert module.iteration == 2, "validation is no iteration"
 
 

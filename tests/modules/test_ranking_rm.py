@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from stages import (
     COMPARISONS,
     DEMOS,
@@ -30,7 +29,7 @@ from torch import Tensor
 
 from lit_instructgpt.callbacks import ExportHF
 from lit_instructgpt.datamodules.tokenizing import Reading
-from lit_instructgpt.models import ScalarModel
+from lit_instructgpt.hidden import can_pack
 from lit_instructgpt.modules import RankingRM
 
 
@@ -80,60 +79,34 @@ def test_loss_is_brute_force_over_pairs_with_unequal_k(
     assert record.validated[0]["val/score"] == pytest.approx(mean, abs=1e-5)
 
 
-@pytest.mark.parametrize("share_prompt", [False, True])
+@pytest.mark.parametrize("packing", [False, True])
 def test_pitfall_20_k_completions_are_computed_once_and_not_once_per_pair(
-    tiny_dir: Any, tokenizer: Any, tmp_path: Path, share_prompt: bool
+    tiny_dir: Any, tokenizer: Any, tmp_path: Path, packing: bool
 ):
     rows = [{"prompt": "say it", "responses": [f"word {i}" for i in range(9)], "ranking": list(range(1, 10))}]
     sequences = [whole_ids(tokenizer, "say it", text) for text in rows[0]["responses"]]
     num_prompt = len(whole_ids(tokenizer, "say it", "")) - 1  # EOS
-    module = started(tiny_dir("gpt_neox"), share_prompt=share_prompt)
-    module.shares_prompt()
+    module = started(tiny_dir("gpt_neox"), packing=packing)
+    can_pack(module.reward_model.model.base_model)
     seen = []
     module.reward_model.model.gpt_neox.register_forward_hook(
         lambda _, args, kwargs, output: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     fit(module, comparisons(tmp_path, rows, batch_size=1), tmp_path)
     responses = sum(len(ids) - num_prompt for ids in sequences)
-    assert seen == [(1, num_prompt + responses) if share_prompt else (9, max(map(len, sequences)))], "and not 36"
+    assert seen == [(1, num_prompt + responses) if packing else (9, max(map(len, sequences)))], "and not 36"
 
 
-def test_shared_prompt_changes_neither_loss_nor_gradient(family: str, tiny_dir: Any, tmp_path: Path):
+def test_packing_changes_neither_loss_nor_gradient(family: str, tiny_dir: Any, tmp_path: Path):
     found = []
-    for share_prompt in (False, True):
-        module = RankingRM(tiny_dir(family), optimizer=sgd(0.1), share_prompt=share_prompt)
+    for packing in (False, True):
+        module = RankingRM(tiny_dir(family), optimizer=sgd(0.1), packing=packing)
         _, record = fit(module, comparisons(tmp_path), tmp_path)
-        assert module.shares_prompt() == share_prompt
         found.append(
             (record.logged[0]["train/loss"], record.logged[0]["train/grad_norm"], weights(module.reward_model))
         )
     assert found[1][:2] == pytest.approx(found[0][:2], rel=1e-5)
     assert_same(found[1][2], found[0][2], 1e-6)
-
-
-def test_an_architecture_with_sliding_windows_falls_back_loudly(tiny_dir: Any, tmp_path: Path):
-    module = started(tiny_dir("llama"))
-    module.reward_model.model.config.sliding_window = 4
-    with pytest.warns(UserWarning, match="windows of attention.*Set share_prompt: false"):
-        assert not module.shares_prompt()
-
-
-def test_gpt_neo_with_its_local_attention_falls_back_loudly(tokenizer: Any):
-    config = transformers.GPTNeoConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_layers=2, num_heads=2, window_size=4, max_position_embeddings=64,
-        attention_types=[[["global", "local"], 1]],
-    )  # fmt: skip
-    model = ScalarModel(transformers.GPTNeoForSequenceClassification(config))
-    assert "windows of attention" in str(model.why_not_shared())
-
-
-def test_an_architecture_that_ignores_the_mask_is_found_out(tiny_dir: Any):
-    module = started(tiny_dir("gpt2"))
-    transformer = module.reward_model.model.transformer
-    forward = transformer.forward
-    transformer.forward = lambda **kwargs: forward(**{**kwargs, "attention_mask": None})
-    with pytest.warns(UserWarning, match="share_prompt: GPT2ForSequenceClassification .* scores differ by"):
-        assert not module.shares_prompt()
 
 
 def test_the_order_of_the_completions_does_not_matter(tiny_dir: Any, tmp_path: Path):
@@ -158,14 +131,14 @@ def test_one_step_is_gradient_descent_on_the_mean_over_prompts(tiny_reward_dir: 
     assert moved(expected, {f"model.{n}": x for n, x in before.items()}) > 1e-3
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 3])
+@pytest.mark.parametrize("split", [{"micro_batch_size": 1}, {"micro_batch_size": 3}, {"micro_batch_tokens": 40}])
 def test_pitfall_11_the_micro_batch_split_does_not_change_the_update(
-    tiny_dir: Any, tmp_path: Path, micro_batch_size: int
+    tiny_dir: Any, tmp_path: Path, split: dict[str, int]
 ):
     tied = {"prompt": "I", "responses": ["go", "run"], "ranking": [1, 1]}  # counts in no divisor
     found = []
-    for size in (None, micro_batch_size):
-        module = RankingRM(tiny_dir("gpt2"), optimizer=sgd(0.1), micro_batch_size=size)
+    for settings in ({}, split):
+        module = RankingRM(tiny_dir("gpt2"), optimizer=sgd(0.1), **settings)
         data = comparisons(tmp_path, [*COMPARISONS, tied], batch_size=5, keep_all_tied=True)
         _, record = fit(module, data, tmp_path, max_epochs=2)
         found.append((weights(module.reward_model), record.logged[-1]["train/loss"]))

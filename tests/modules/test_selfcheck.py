@@ -209,6 +209,7 @@ def blind(model: Any) -> None:
     model.register_forward_pre_hook(forget, with_kwargs=True)
 
 
+@pytest.mark.filterwarnings("ignore:packing")
 @pytest.mark.parametrize("name", ["policy", "value_model"])
 @pytest.mark.parametrize("longest_answer", ["long prompt", "short prompt"])
 def test_pitfall_07_a_model_that_does_not_honour_the_mask(
@@ -216,7 +217,7 @@ def test_pitfall_07_a_model_that_does_not_honour_the_mask(
 ):
     class Answers(PPOModule):
         @torch.no_grad()
-        def roll_out(self, prompts: Any) -> Any:
+        def roll_out(self, prompts: Any, num_samples: int = 1) -> Any:
             rollout = super().roll_out(prompts)
             length = rollout.attention_mask.sum(1) - rollout.response_mask.sum(1)
             row = length.argmax() if longest_answer == "long prompt" else length.argmin()

@@ -1,0 +1,141 @@
+"""A transformer's hidden states for sequences: packed into shared rows where that is exact, padded elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lit_instructgpt.models import inference_mode
+from lit_instructgpt.packing import Rows, Sharing, pack
+
+EAGER_BELOW = 384
+"""Rows of bfloat16 up to this width have eager attention on a CPU: its flash kernel is 2.5 times slower at 112 tokens,
+and not faster before 512 (docs/performance.md)."""
+
+WINDOWS = ("sliding_window", "window_size", "attention_types", "attention_chunk_size")
+"""Of configs whose attention looks at a window, counted in columns."""
+
+_reasons: WeakKeyDictionary[Any, str | None] = WeakKeyDictionary()
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """Position ids counted from the first real token: [B, T] -> [B, T]; equal for both paddings."""
+    return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def hidden_states(
+    transformer: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    sharing: Sharing | None = None,
+    packing: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Last hidden states, and where to find each token's.
+
+    Args:
+        transformer: a family's base model, without a head.
+        input_ids: [B, T] padded on either side.
+        attention_mask: [B, T].
+        sharing: prompts that sequences have in common, computed once if packed.
+        packing: shared rows if the architecture can; False: padded rows.
+
+    Returns:
+        states [M, d], and place [B, T]: the state of token t of sequence b is ``states[place[b, t]]``.
+    """
+    rows = None
+    if packing and can_pack(transformer):
+        rows = pack(input_ids, attention_mask, transformer.config.hidden_size, sharing)
+    if rows is not None:
+        return packed_states(transformer, rows), rows.place
+    with attention_for(transformer, input_ids.shape[1]):
+        states = transformer(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=positions(attention_mask), use_cache=False
+        ).last_hidden_state
+    return states.flatten(0, 1), torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)
+
+
+def packed_states(transformer: Any, rows: Rows) -> Tensor:
+    """Hidden states of all tokens of the rows: [N * S, d]."""
+    mask = rows.attends()
+    with attention_for(transformer, mask.shape[-1]) as name:
+        if name == "eager":
+            mask = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
+            lower = torch.is_autocast_enabled(mask.device.type)
+            mask = mask.to(torch.get_autocast_dtype(mask.device.type) if lower else transformer.dtype)
+        states = transformer(
+            input_ids=rows.input_ids, attention_mask=mask, position_ids=rows.position_ids, use_cache=False
+        ).last_hidden_state
+    return states.flatten(0, 1)
+
+
+@contextlib.contextmanager
+def attention_for(transformer: Any, width: int) -> Iterator[str]:
+    """The faster attention for rows of this width; yields its name. See ``EAGER_BELOW``."""
+    config = transformer.config
+    usual = config._attn_implementation
+    narrow = (
+        usual == "sdpa"
+        and transformer.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and width <= EAGER_BELOW
+        and not any(
+            getattr(m, "gradient_checkpointing", False) for m in transformer.modules()
+        )  # computed again elsewhere
+    )
+    if not narrow:
+        yield usual
+        return
+    config._attn_implementation = "eager"
+    try:
+        yield "eager"
+    finally:
+        config._attn_implementation = usual
+
+
+def can_pack(transformer: Any) -> bool:
+    """Whether packed rows are exact for this architecture; says once, loudly, if they are not."""
+    if transformer not in _reasons:
+        _reasons[transformer] = reason = why_not_packed(transformer)
+        if reason:
+            rank_zero_warn(
+                f"packing: {type(transformer).__name__} computes every sequence in a padded row of its own, which is "
+                f"slower: {reason}. Set packing: false to say so yourself"
+            )
+    return _reasons[transformer] is None
+
+
+def why_not_packed(transformer: Any) -> str | None:
+    """Why this architecture's states would differ in shared rows; None: they agree.
+
+    Told by its config, and tried on two completions of a prompt of four tokens and a third sequence.
+    """
+    config = transformer.config
+    if config._attn_implementation not in ("sdpa", "eager"):
+        return f"attention {config._attn_implementation!r} takes no mask of its own"
+    local = {"sliding_attention", "chunked_attention"} & set(getattr(config, "layer_types", None) or [])
+    if local or any(getattr(config, name, None) for name in WINDOWS):
+        return "it has windows of attention, and counts them in columns"
+    device = transformer.device
+    ids = torch.arange(1, 28, device=device).view(3, 9) % config.vocab_size
+    ids[1, :4] = ids[0, :4]
+    mask = torch.arange(9, device=device) < torch.tensor([[7], [9], [3]], device=device)
+    sharing = Sharing(torch.tensor([0, 0, 1], device=device), torch.tensor([4, 4, 0], device=device))
+    rows = pack(ids, mask, 1 << 20, sharing)
+    assert rows is not None
+    try:
+        with inference_mode(transformer), torch.autocast(device.type, enabled=False):
+            apart = transformer(
+                input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
+            ).last_hidden_state
+            together = packed_states(transformer, rows)[rows.place]
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        return f"its attention takes no mask of its own ({str(error).splitlines()[0]})"
+    difference = float((together - apart)[mask].abs().max() / apart[mask].abs().max().clamp(min=1))
+    tolerance = 1e-3 if transformer.dtype == torch.float32 else 0.05
+    return f"states differ by {difference:.2g}" if difference > tolerance else None
