@@ -86,7 +86,7 @@ FULL = Size(
      "qa_feedback": (ALL, ALL), "other": (200, 50)},
     (900, 48), 40, 100, 320,
 )  # fmt: skip
-SMALL = Size({"other": (16, 8)}, (16, 8), 8, 8, 16)
+SMALL = Size({"other": (16, 8)}, (16, 8), 8, 8, 32)
 
 MAX_NEW_TOKENS = 64
 """Of PPO's responses: the references have about 30."""
