@@ -586,3 +586,153 @@ def test_settings_out_of_range_are_named_with_their_value(setting: dict[str, flo
 def test_all_settings_out_of_range_are_named_at_once():
     with pytest.raises(ValueError, match=r"ppo\.clip_eps .*; ppo\.ptx_coef .*; ppo\.gamma "):
         ppo(clip_eps=0, ptx_coef=-1.0, gamma=2.0)
+
+
+# ------------------------------------------------------------------ speed that changes no result
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_several_samples_per_prompt_are_gradient_descent_on_all_episodes(
+    stopping_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path, packing: bool
+):
+    """Four responses to each of two prompts, in one minibatch: the loss of bare sequences, one by one."""
+    module = Watch(
+        stopping_dir("gpt2"), reward_model=tiny_reward_dir("gpt2"), optimizer=sgd(0.2),
+        ppo=ppo(value_lr=0.3, vf_coef=0.4, kl_coef=0.1, packing=packing),
+    )  # fmt: skip
+    _, record = fit(module, prompts(tmp_path, samples_per_prompt=4), tmp_path)
+    rollout = module.rollouts[0]
+    rows = episodes(rollout)
+    asked = [tuple(ids[:-num]) for ids, num in rows]
+    assert asked == [asked[0]] * 4 + [asked[4]] * 4
+    assert asked[0] != asked[4]
+    assert len({tuple(ids) for ids, _ in rows}) > 4, "the responses differ"
+    assert record.batches[0]["prompts"].input_ids.shape[0] == 2
+    policy, value_model = plain_policy(stopping_dir("gpt2")), plain_scorer(tiny_reward_dir("gpt2"))
+    surrogate, squared = [], []
+    for row, (ids, num) in enumerate(rows):
+        surrogate.append(
+            (logprobs(policy, ids, num) - rollout.logprobs[row, :num]).exp() * rollout.advantages[row, :num]
+        )
+        squared.append((state_values(value_model, ids, num) - rollout.returns[row, :num]) ** 2)
+        assert rollout.scores[row].item() == pytest.approx(score_of(value_model, ids).item(), abs=1e-5)
+    (-torch.cat(surrogate).mean() + 0.4 * 0.5 * torch.cat(squared).mean()).backward()
+    for model, own, lr in ((policy, module.policy, 0.2), (value_model, module.value_model.model, 0.3)):
+        before = weights(model)
+        expected = {n: before[n] - lr * p.grad for n, p in model.named_parameters() if p.grad is not None}
+        assert moved(expected, {n: before[n] for n in expected}) > 1e-3
+        assert_same({n: x for n, x in weights(own).items() if n in expected}, expected, 2e-6)
+
+
+def test_minibatches_are_of_whole_prompts(stopping_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path):
+    seen = []
+
+    class Minibatches(PPOModule):
+        def backward_ppo(self, minibatch: Rollout) -> None:
+            seen.append(minibatch.prompt.tolist())
+            super().backward_ppo(minibatch)
+
+    settings = ppo(minibatch_size=4, micro_batch_size=2)
+    module = Minibatches(stopping_dir("gpt2"), reward_model=tiny_reward_dir("gpt2"), optimizer=sgd(0.1), ppo=settings)
+    fit(module, prompts(tmp_path, samples_per_prompt=2), tmp_path)
+    assert sorted(seen[0] + seen[1]) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert all(rows[0] == rows[1] and rows[2] == rows[3] for rows in seen)
+
+
+def test_samples_that_do_not_divide_are_refused(tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"data.batch_size \(8\) .* multiple of data.samples_per_prompt \(3\)"):
+        prompts(tmp_path, samples_per_prompt=3)
+    module = PPOModule(tiny_dir("gpt2"), reward_model=tiny_reward_dir("gpt2"), ppo=ppo(minibatch_size=2))
+    with pytest.raises(ValueError, match=r"minibatch_size per device \(2\) .* data.samples_per_prompt \(4\)"):
+        fit(module, prompts(tmp_path, samples_per_prompt=4), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"micro_batch_tokens": 30}, {"packing": False}, {"sampler_tolerance": 0.0, "micro_batch_size": 1}]
+)
+def test_settings_for_speed_change_no_update(
+    family: str, tiny_dir: Dirs, stopping_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path, settings: dict[str, Any]
+):
+    data = prompts(tmp_path, text=write(tmp_path / "t.jsonl", TEXT), num_episodes=16)
+    found = []
+    for more in ({}, settings):
+        module = PPOModule(
+            (tiny_dir if family == "llama" else stopping_dir)(family), reward_model=tiny_reward_dir(family),
+            optimizer=sgd(0.1), ppo=ppo(minibatch_size=4, ptx_coef=0.5, **more),
+        )  # fmt: skip
+        fit(module, data, tmp_path)
+        found.append((weights(module.policy), weights(module.value_model)))
+    assert_same(found[1][0], found[0][0], 2e-6)
+    assert_same(found[1][1], found[0][1], 2e-6)
+
+
+@pytest.mark.parametrize(("tolerance", "passes_more"), [(1e-3, 0), (0.0, 1)])
+def test_logprobs_of_sampling_save_the_policys_scoring_pass(
+    tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path, tolerance: float, passes_more: int
+):
+    module = PPOModule(
+        tiny_dir("gpt_neox"), reward_model=tiny_reward_dir("gpt_neox"), optimizer=sgd(0.1),
+        ppo=ppo(sampler_tolerance=tolerance),
+    )  # fmt: skip
+    module.configure_model()
+    scored = []
+
+    def watch(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if not torch.is_grad_enabled() and not kwargs.get("use_cache"):
+            scored.append((args[0] if args else kwargs["input_ids"]).numel())
+
+    module.policy.gpt_neox.register_forward_pre_hook(watch, with_kwargs=True)
+    _, record = fit(module, prompts(tmp_path), tmp_path)
+    assert 0 <= record.logged[0]["sampling/logprob_gap"] < 1e-4
+    num_whole = sum(num >= 8 * 6 for num in scored)  # eight episodes of six response tokens, at the least
+    assert num_whole == passes_more + 2, "two are the self-check of the first rollout"
+
+
+def test_a_sampler_that_disagrees_is_not_believed(tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path):
+    """Whoever samples with other numbers is found out, and the training forward pass is taken."""
+
+    class Elsewhere(Watch):
+        def check_sampler(self, policy: Any, rollout: Rollout) -> None:
+            rollout.logprobs += 0.1 * rollout.response_mask
+            super().check_sampler(policy, rollout)
+
+    module = Elsewhere(tiny_dir("gpt2"), reward_model=tiny_reward_dir("gpt2"), optimizer=sgd(0.1), ppo=ppo())
+    _, record = fit(module, prompts(tmp_path), tmp_path)
+    assert record.logged[0]["sampling/logprob_gap"] == pytest.approx(0.1, abs=1e-3)
+    policy = plain_policy(tiny_dir("gpt2"))
+    for row, (ids, num) in enumerate(episodes(module.rollouts[0])):
+        with torch.no_grad():
+            close(module.rollouts[0].logprobs[row, :num], logprobs(policy, ids, num))
+
+
+def test_frozen_models_in_bfloat16_score_almost_the_same(tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path):
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        module = Watch(
+            tiny_dir("llama"),
+            reward_model=tiny_reward_dir("llama"),
+            optimizer=sgd(0.1),
+            ppo=ppo(frozen_dtype=dtype),
+        )
+        fit(module, prompts(tmp_path), tmp_path)
+        found.append(module.rollouts[0])
+        assert (module.ref.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16) == (dtype == "bfloat16")
+    exact, rough = found
+    assert rough.input_ids.equal(exact.input_ids)
+    assert 0 < (rough.scores - exact.scores).abs().max() < 0.1
+    assert 0 < (rough.ref_logprobs - exact.ref_logprobs).abs().max() < 0.2
+    assert rough.values.equal(exact.values), "the trained models stay in float32"
+
+
+def test_bf16_autocast_samples_and_scores_with_cast_copies(tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path):
+    module = Watch(tiny_dir("llama"), reward_model=tiny_reward_dir("llama"), optimizer=sgd(0.1), ppo=ppo())
+    _, record = fit(module, prompts(tmp_path, num_episodes=16), tmp_path, precision="bf16-mixed")
+    assert module.low_precision is not None
+    assert {p.dtype for p in module.policy.parameters()} == {torch.float32}
+    assert not any(name.startswith("low_precision") for name in module.state_dict())
+    for rollout, (before, _) in zip(module.rollouts, module.before, strict=True):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            for rows, part in module.micro_batches(rollout):
+                expected = module.logprobs(before, part)[0]
+                assert expected.equal(rollout.logprobs[rows, : expected.shape[1]]), "the weights are those of now"
+    assert record.logged[-1]["policy/ratio"] == pytest.approx(1, abs=0.01), "one minibatch: the policy that sampled"
