@@ -17,7 +17,7 @@ from lit_instructgpt.config_walk import Checker
 
 __all__ = ["ConfigError", "allow_imports", "check_lightning", "check_tool", "nearest", "readable"]
 
-SETTINGS = {"seed_everything": Any, "run_dir": str, "ckpt_path": Any, "weights_only": Any, "verbose": Any,
+SETTINGS = {"seed_everything": Any, "run_dir": str, "profile": bool, "ckpt_path": Any, "weights_only": Any, "verbose": Any,
             "return_predictions": Any}  # fmt: skip
 OPTIONS = {"config", "c", "help", "h", "print_config", "print_shtab"}
 

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 # Imported so that short class names (--model SFT) are known.
-from lit_instructgpt.callbacks import PhaseProgressBar, RunDirectory, WriteSamples
+from lit_instructgpt.callbacks import PhaseProgressBar, Profile, RunDirectory, WriteSamples
 from lit_instructgpt.callbacks.run_directory import occupied
 from lit_instructgpt.datamodules import ComparisonDataModule, DemoDataModule, PromptDataModule  # noqa: F401
 from lit_instructgpt.modules import SFT, PPOModule, RankingRM  # noqa: F401
@@ -53,6 +53,12 @@ class InstructCLI(LightningCLI):
             default="runs/run",
             help="everything of this run goes here: config.yaml, logs, checkpoints/, export/",
         )
+        parser.add_argument(
+            "--profile",
+            type=bool,
+            default=False,
+            help="fit: profile the third and fourth step to RUN_DIR/profile (TensorBoard trace, shares.json)",
+        )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Points logger and checkpoints to the run directory; the saved config names it in ``run_dir`` alone.
@@ -68,6 +74,8 @@ class InstructCLI(LightningCLI):
         given = self.config_init[self.subcommand].trainer.callbacks or []
         if config.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in given):
             self.trainer_defaults["callbacks"] = [PhaseProgressBar()]
+        if config.profile and self.subcommand == "fit":
+            self.trainer_defaults["callbacks"] = [*self.trainer_defaults.get("callbacks", []), Profile()]
         return super().instantiate_trainer(default_root_dir=config.run_dir, **kwargs)
 
     def before_predict(self) -> None:

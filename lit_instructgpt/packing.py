@@ -71,6 +71,17 @@ def unit_lengths(lengths: Tensor, sharing: Sharing) -> Tensor:
     return torch.zeros_like(lengths[first]).index_add_(0, first.cumsum(0) - 1, own)
 
 
+def check_micro_batches(size: int | None, tokens: int | None) -> None:
+    """Refuses limits of a micro-batch that hold nothing.
+
+    Raises:
+        ValueError: naming setting and value.
+    """
+    for name, value in (("micro_batch_size", size), ("micro_batch_tokens", tokens)):
+        if value is not None and value < 1:
+            raise ValueError(f"model.{name} must be null or positive, got {value}")
+
+
 def passes(
     lengths: Tensor, sharing: Sharing | None = None, num_tokens: int | None = None, num_sequences: int | None = None
 ) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from lit_instructgpt.batch import pad
 from lit_instructgpt.hidden import can_pack, hidden_states, positions, why_not_packed
 from lit_instructgpt.logprobs import target_logprobs
 from lit_instructgpt.models import load_policy
+from lit_instructgpt.modules import SFT, RankingRM
 from lit_instructgpt.packing import Sharing, arrange, pack, passes, unit_lengths
 from lit_instructgpt.scalar_model import ScalarModel
 
@@ -206,3 +207,12 @@ def test_an_architecture_that_ignores_the_mask_is_found_out(tiny_dir: Dirs, toke
     transformer.forward = lambda **kwargs: forward(**{**kwargs, "attention_mask": None})
     with pytest.warns(UserWarning, match="packing: GPT2Model .* states differ by"):
         assert not can_pack(transformer)
+
+
+@pytest.mark.parametrize(("size", "tokens", "named"), [(0, None, "micro_batch_size"), (4, -1, "micro_batch_tokens")])
+@pytest.mark.parametrize("module", [SFT, RankingRM])
+def test_micro_batches_of_nothing_are_refused(
+    module: Any, size: int | None, tokens: int | None, named: str, tiny_dir: Dirs
+):
+    with pytest.raises(ValueError, match=f"model.{named} must be null or positive, got"):
+        module(tiny_dir("gpt2"), micro_batch_size=size, micro_batch_tokens=tokens)

@@ -26,7 +26,7 @@ from lit_instructgpt.optim import (
     default_optimizer,
     sum_over_ranks,
 )
-from lit_instructgpt.packing import Sharing, no_sharing, passes
+from lit_instructgpt.packing import Sharing, check_micro_batches, no_sharing, passes
 from lit_instructgpt.scalar_model import ScalarModel
 
 
@@ -66,6 +66,7 @@ class RankingRM(LightningModule):
         self.source, self.optimizer = model, optimizer
         self.final_lr_fraction, self.num_warmup_steps = final_lr_fraction, num_warmup_steps
         self.soft_ties, self.max_grad_norm = soft_ties, max_grad_norm
+        check_micro_batches(micro_batch_size, micro_batch_tokens)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.seed, self.packing = seed, packing
         self.tokenizer = load_tokenizer(model)

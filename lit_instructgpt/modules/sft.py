@@ -35,7 +35,7 @@ from lit_instructgpt.optim import (
     default_optimizer,
     sum_over_ranks,
 )
-from lit_instructgpt.packing import passes
+from lit_instructgpt.packing import check_micro_batches, passes
 from lit_instructgpt.rewards import ModelReward
 from lit_instructgpt.sampling import Sampling, sample_texts
 
@@ -86,6 +86,7 @@ class SFT(LightningModule):
         self.source, self.optimizer, self.dropout = model, optimizer, dropout
         self.train_on_prompt, self.final_lr_fraction = train_on_prompt, final_lr_fraction
         self.num_warmup_steps, self.max_grad_norm, self.reward_model = num_warmup_steps, max_grad_norm, reward_model
+        check_micro_batches(micro_batch_size, micro_batch_tokens)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.sampling, self.seed, self.packing = sampling or Sampling(), seed, packing
         self.tokenizer = load_tokenizer(model)

@@ -84,13 +84,15 @@ def test_one_step_is_gradient_descent_on_the_mean_loss(tiny_dir: Any, tokenizer:
     assert record.logged[0]["train/grad_norm"] == pytest.approx(norm, rel=1e-4)
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 4])
+@pytest.mark.parametrize(
+    "split", [{"micro_batch_size": 1}, {"micro_batch_size": 4}, {"micro_batch_tokens": 20}, {"packing": False}]
+)
 def test_pitfall_11_the_micro_batch_split_does_not_change_the_update(
-    tiny_dir: Any, tmp_path: Path, micro_batch_size: int
+    tiny_dir: Any, tmp_path: Path, split: dict[str, Any]
 ):
     found = []
-    for size in (None, micro_batch_size):
-        module = SFT(tiny_dir("gpt2"), optimizer=sgd(0.1), dropout=0.0, micro_batch_size=size)
+    for settings in ({}, split):
+        module = SFT(tiny_dir("gpt2"), optimizer=sgd(0.1), dropout=0.0, **settings)
         _, record = fit(module, demos(tmp_path), tmp_path, max_epochs=2)
         found.append((weights(module.policy), record.logged[-1]["train/loss"]))
     assert_same(found[1][0], found[0][0], 1e-6)
