@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process: glibc would hand large blocks back and fault them in again each step."""
+"""The process's memory on a CPU: freed blocks are kept, and kernels compiled for sizes that do not come back are not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ import sys
 
 MMAP_MAX, TRIM_THRESHOLD, TOP_PAD = -4, -1, -2
 """Parameters of mallopt(3), from glibc's malloc.h."""
+
+
+NUM_KERNELS = "64"
+"""oneDNN keeps this many compiled kernels; by default 1,024. Batches of natural lengths hardly ever have one size twice."""
+
+
+def forget_kernels() -> None:
+    """Limits the kernels that oneDNN keeps, unless the user has; before torch computes anything."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", NUM_KERNELS)
 
 
 def keep_freed_memory() -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import jsonargparse
 
-from lit_instructgpt.allocator import keep_freed_memory
+from lit_instructgpt.allocator import forget_kernels, keep_freed_memory
 
 OVERVIEW = """\
 usage: lit-instructgpt VERB [options]
@@ -63,6 +63,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if verb not in verbs:
         fail(f"unknown verb {verb!r}{nearest(verb, verbs)}; lit-instructgpt --help lists them")
     quiet_libraries()
+    forget_kernels()
     keep_freed_memory()
     try:
         allow_imports(allowed)

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from lit_instructgpt.allocator import forget_kernels
+
 PROGRAM = """
 import resource, torch
 from lit_instructgpt.allocator import keep_freed_memory
@@ -39,3 +41,26 @@ def test_an_allocator_that_the_user_tuned_is_left_alone():
     told, faults = run(MALLOC_ARENA_MAX="2")
     assert told == "False"
     assert faults > 1000
+
+
+COMMAND = """
+import os, sys
+from lit_instructgpt import cli
+def stop():
+    print("torch" in sys.modules, os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"])
+    raise SystemExit
+cli.keep_freed_memory = stop
+cli.main(["fit", "--help"])
+"""
+
+
+def test_the_command_limits_the_kernels_before_torch_is_there():
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ONEDNN")}
+    done = subprocess.run([sys.executable, "-c", COMMAND], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "64"]
+
+
+def test_a_limit_that_the_user_set_stays(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    forget_kernels()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
