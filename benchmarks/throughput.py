@@ -68,6 +68,9 @@ class Case:
         return f"{self.stage}{ranked}/{self.model}/{self.dtype}/{self.shape}"
 
 
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
+"""With ``--same-allocator`` the other sides get from the environment what ours sets itself (allocator.py)."""
+
 CASES = [
     *[Case("sft", "tiny-llama", d, s, steps=40) for d in PRECISION for s in ("natural", "uniform", "long-prompt")],
     *[Case("sft", "tiny-gpt2", d, steps=40) for d in PRECISION],
@@ -92,7 +95,7 @@ def tiny_model(family: str, text: Path, out: Path) -> None:
     from lit_instructgpt.models import FreshModel, load_policy, load_tokenizer
 
     shape: Row = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4,
-                  "num_attention_heads": 4, "max_position_embeddings": 1024, "tie_word_embeddings": True}  # fmt: skip
+                  "num_attention_heads": 4, "max_position_embeddings": 4096, "tie_word_embeddings": True}  # fmt: skip
     if family == "gpt2":
         shape = {"model_type": "gpt2", "n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 1024}
     fresh = FreshModel(config=shape, text=[str(text)], vocab_size=8192)
@@ -250,14 +253,14 @@ def environment(requirement: str, work: Path) -> Path:
     return python
 
 
-def run(command: list[str], out: Path) -> Row | None:
-    """Runs one side; None (with the end of its output shown) if it failed."""
+def run(command: list[str], out: Path, more: dict[str, str]) -> Row | None:
+    """Runs one side with ``more`` in its environment; None (with the end of its output shown) if it failed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     log = out.with_suffix(".log")
     with log.open("w", encoding="utf-8") as stream:
         code = subprocess.run(
             command, stdout=stream, stderr=subprocess.STDOUT, check=False,
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1"},
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1", **more},
         ).returncode  # fmt: skip
     if code or not out.is_file():
         print(f"FAILED ({code}): {' '.join(command)}\n{log.read_text(encoding='utf-8')[-1500:]}", flush=True)
@@ -279,7 +282,15 @@ def amount(case: Case, ids: list[Row], step: int) -> float:
 UNITS = {"sft": "tokens/s", "rm": "pairs/s", "ppo": "episodes/s"}
 
 
-def compare(case: Case, models: dict[str, Path], human: list[Row], work: Path, rounds: int, peers: list[str]) -> Row:
+def compare(
+    case: Case,
+    models: dict[str, Path],
+    human: list[Row],
+    work: Path,
+    rounds: int,
+    peers: list[str],
+    same_allocator: bool,
+) -> Row:
     """All sides of a case in turn; the row of the table."""
     place, model = work / case.name, models[case.model]
     prepare(case, model, human, place)
@@ -298,7 +309,7 @@ def compare(case: Case, models: dict[str, Path], human: list[Row], work: Path, r
                 command = peer(case, environment(TRL[case.stage], work), f"trl_{case.stage}", model, place, out)
             else:
                 command = peer(case, sys.executable, "loop", model, place, out)
-            result = run(command, out)
+            result = run(command, out, KEEP_FREED_MEMORY if same_allocator and side != "ours" else {})
             if result is not None:
                 result["rate"] = work_done / sum(result["step_seconds"][WARMUP:][: case.steps])
                 found[side].append(result)
@@ -313,7 +324,8 @@ def compare(case: Case, models: dict[str, Path], human: list[Row], work: Path, r
         return round(statistics.median(a[key] / b[key] for a, b in both), 3) if both else None
 
     return {
-        **asdict(case), "name": case.name, "unit": UNITS[case.stage], "rounds": rounds,
+        **asdict(case), "name": case.name + ("/same-allocator" if same_allocator else ""),
+        "unit": UNITS[case.stage], "rounds": rounds,
         "peer": TRL[case.stage], "rate": {side: median(side, "rate") for side in found},
         "peak_mb": {side: median(side, "peak_mb") for side in found},
         "ratio_to_peer": ratio("trl", "rate"), "ratio_to_floor": ratio("loop", "rate"),
@@ -360,6 +372,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--smollm2", type=Path, default=Path("models/smollm2"), help="made by make smollm2")
     parser.add_argument("--only", nargs="*", help="names of cases, or beginnings of names")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--same-allocator", action="store_true", help="the others keep freed memory too: rows of their own"
+    )
     parser.add_argument("--sides", nargs="*", default=["trl", "loop"], choices=["trl", "loop"])
     parser.add_argument("--work", type=Path, default=Path("runs/throughput"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/throughput.json"))
@@ -386,8 +401,9 @@ def main(argv: list[str] | None = None) -> None:
         if not (models[case.model] / "config.json").exists():
             print(f"{case.name}: no model in {models[case.model]}: run make smollm2, or give --smollm2 DIR")
             continue
-        done[case.name] = compare(case, models, human, args.work, args.rounds, args.sides)
-        ordered = [done[c.name] for c in CASES if c.name in done]
+        row = compare(case, models, human, args.work, args.rounds, args.sides, args.same_allocator)
+        done[row["name"]] = row
+        ordered = in_order(done)
         report = {
             "command": "python benchmarks/throughput.py" + (" --data DIR" if args.data else ""),
             "versions": {"torch": torch.__version__, "python": platform.python_version()},
@@ -396,7 +412,13 @@ def main(argv: list[str] | None = None) -> None:
             "rows": ordered,
         }
         args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(table([done[c.name] for c in CASES if c.name in done]))
+    print(table(in_order(done)))
+
+
+def in_order(done: dict[str, Row]) -> list[Row]:
+    """The rows in the order of the cases, each with that of one allocator for all behind it."""
+    names = [name for case in CASES for name in (case.name, f"{case.name}/same-allocator")]
+    return [done[name] for name in names if name in done]
 
 
 def default_text() -> list[str]:
