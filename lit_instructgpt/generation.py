@@ -35,12 +35,12 @@ class Sampled:
         ids: [N, R] right-padded; R is the longest response.
         mask: [N, R] True up to and including EOS.
         logprobs: [N, R] float32 of the sampled tokens, at the temperature of sampling, as sampling saw them; 0
-            outside the mask, and everywhere at temperature 0.
+            outside the mask, and everywhere at temperature 0; None from an engine that does not say.
     """
 
     ids: Tensor
     mask: Tensor
-    logprobs: Tensor
+    logprobs: Tensor | None
 
 
 def sample(

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from lit_instructgpt.batch import PromptBatch
+from lit_instructgpt.engines import ENGINES, EngineName
 from lit_instructgpt.formatting import PromptFormat
-from lit_instructgpt.generation import sample
 
 
 @dataclass
@@ -21,12 +21,14 @@ class Sampling:
         max_new_tokens: a response is cut here if it has not ended.
         temperature: 1 is the model's own distribution, 0 its most likely token.
         seed: of the random numbers.
+        engine: what samples: own, transformers' generate or its continuous_batching.
     """
 
     num_samples: int = 1
     max_new_tokens: int = 256
     temperature: float = 1.0
     seed: int = 0
+    engine: EngineName = "own"
 
     def __post_init__(self) -> None:
         if self.num_samples < 1 or self.max_new_tokens < 1:
@@ -42,7 +44,7 @@ def sample_ids(policy: Any, tokenizer: Any, batch: PromptBatch, sampling: Sampli
     """
     device = batch.input_ids.device
     generator = torch.Generator(device).manual_seed(sampling.seed * 1_000_003 + stream)
-    found = sample(
+    found = ENGINES[sampling.engine](
         policy, batch.input_ids, batch.attention_mask, sampling.max_new_tokens, tokenizer.eos_token_id,
         tokenizer.pad_token_id, sampling.temperature, generator, sampling.num_samples,
     )  # fmt: skip

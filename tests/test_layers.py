@@ -104,7 +104,7 @@ LOW = {
     "optim",
     "metrics",
 }
-MIDDLE = LOW | {"rewards", "sampling", "selfcheck"}
+MIDDLE = LOW | {"engines", "rewards", "sampling", "selfcheck"}
 
 
 @pytest.mark.parametrize("name", sorted(MIDDLE))

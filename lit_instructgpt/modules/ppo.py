@@ -22,7 +22,7 @@ from lit_instructgpt import functional as F
 from lit_instructgpt.batch import DemoBatch, PromptBatch, Rollout
 from lit_instructgpt.casting import LowPrecisionCopy, cast_matrices
 from lit_instructgpt.ema import WeightEMA
-from lit_instructgpt.generation import sample
+from lit_instructgpt.engines import ENGINES
 from lit_instructgpt.logprobs import response_logprobs, target_logprobs
 from lit_instructgpt.models import inference_mode, load_policy, load_tokenizer, quiet_loading
 from lit_instructgpt.modules.ppo_config import Metrics, PPOConfig
@@ -102,7 +102,7 @@ class PPOModule(LightningModule):
         with inference_mode(self.policy, self.ref, self.value_model), self.phase("rollout"):
             generator = torch.Generator(self.device).manual_seed(self.ppo.seed * 1_000_003 + self.iteration)
             policy = self.sampling_policy()
-            sampled = sample(
+            sampled = ENGINES[self.ppo.engine](
                 policy, prompts.input_ids, prompts.attention_mask, self.ppo.max_new_tokens, self.tokenizer.eos_token_id,
                 self.tokenizer.pad_token_id, self.ppo.temperature, generator, num_samples,
             )  # fmt: skip
@@ -110,23 +110,24 @@ class PPOModule(LightningModule):
             ids = torch.cat([prompts.input_ids[rows], sampled.ids], 1)
             mask = torch.cat([prompts.attention_mask[rows], sampled.mask], 1)
             rollout = Rollout.empty(ids, mask, sampled.mask, rows)
-            rollout.logprobs = sampled.logprobs
+            if sampled.logprobs is not None:
+                rollout.logprobs = sampled.logprobs
         with inference_mode(self.policy, self.ref, self.value_model), self.phase("scoring"):
-            self.check_sampler(policy, rollout)
+            if sampled.logprobs is None or not self.sampler_agrees(policy, rollout):
+                for part_rows, part in self.micro_batches(rollout):
+                    rollout.logprobs[part_rows, : part.response_mask.shape[1]] = self.logprobs(policy, part)[0]
             self.score(rollout, [prompts.text[i] for i in rows.tolist()])
         return rollout
 
-    def check_sampler(self, policy: Any, rollout: Rollout) -> None:
-        """Takes the log-probabilities of the training forward pass, unless those of sampling agree on a few episodes."""
+    def sampler_agrees(self, policy: Any, rollout: Rollout) -> bool:
+        """Whether the log-probabilities of sampling are those of the training forward pass, on a few episodes."""
         num = len(rollout)
         few = torch.arange(0, num, max(num // max(num // 16, 2), 1), device=self.device)
         part = rollout.take(few).trim()
         again = self.logprobs(policy, part)[0]
         gap = (again - part.logprobs)[part.response_mask].abs().max().item()
         self.metrics.add(sampling__logprob_gap=gap)
-        if gap > self.ppo.sampler_tolerance or self.ppo.sampler_tolerance == 0:
-            for rows, part in self.micro_batches(rollout):
-                rollout.logprobs[rows, : part.response_mask.shape[1]] = self.logprobs(policy, part)[0]
+        return 0 < self.ppo.sampler_tolerance >= gap
 
     def score(self, rollout: Rollout, prompts: Sequence[str]) -> None:
         """Fills in reference log-probabilities, values and scores, over micro-batches of similar length."""

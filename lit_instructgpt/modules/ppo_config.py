@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from lit_instructgpt.engines import EngineName
 from lit_instructgpt.kl_control import AdaptiveKL
 
 
@@ -34,6 +35,7 @@ class PPOConfig:
             told from the others, with a warning.
         frozen_dtype: float32, or bfloat16 to score with reference and reward model in it where the training is in
             float32; under bf16 autocast they are in any case.
+        engine: what samples: own, transformers' generate (the reference, slower) or its continuous_batching.
         sampler_tolerance: in nats; where the log-probabilities that sampling saw agree so well with the training
             forward pass on a few episodes, they serve for all, which saves a pass; 0 never takes them.
         value_lr: learning rate of the value model; the policy's is the optimizer's own.
@@ -60,6 +62,7 @@ class PPOConfig:
     micro_batch_tokens: int | None = None
     packing: bool = True
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    engine: EngineName = "own"
     sampler_tolerance: float = 1e-3
     value_lr: float = 9e-6
     num_warmup_iterations: int = 10

@@ -692,9 +692,9 @@ def test_a_sampler_that_disagrees_is_not_believed(tiny_dir: Dirs, tiny_reward_di
     """Whoever samples with other numbers is found out, and the training forward pass is taken."""
 
     class Elsewhere(Watch):
-        def check_sampler(self, policy: Any, rollout: Rollout) -> None:
+        def sampler_agrees(self, policy: Any, rollout: Rollout) -> bool:
             rollout.logprobs += 0.1 * rollout.response_mask
-            super().check_sampler(policy, rollout)
+            return super().sampler_agrees(policy, rollout)
 
     module = Elsewhere(tiny_dir("gpt2"), reward_model=tiny_reward_dir("gpt2"), optimizer=sgd(0.1), ppo=ppo())
     _, record = fit(module, prompts(tmp_path), tmp_path)
