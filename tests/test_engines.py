@@ -1,5 +1,6 @@
 """The engines sample alike: greedily the same tokens, at a temperature the same distribution."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import transformers
 from scipy.stats import chi2
 from stages import fit, plain_policy, ppo, prompts, sgd
 
+from benchmarks.engines import main as compare
 from lit_instructgpt.batch import pad
 from lit_instructgpt.engines import ENGINES, EngineName
 from lit_instructgpt.models import load_policy
@@ -102,3 +104,14 @@ def test_ppo_with_another_engine_computes_the_logprobs_itself(
     assert record.logged[0]["objective/kl"] == pytest.approx(0, abs=1e-5 if precision == "32-true" else 0.5)
     assert record.logged[1]["policy/ratio"] == pytest.approx(1, abs=1e-4 if precision == "32-true" else 0.05)
     assert "sampling/logprob_gap" not in record.logged[0]
+
+
+def test_the_comparison_of_engines_runs(tiny_dir: Dirs, tmp_path: Path):
+    options = ["--batch", "2", "--samples", "2", "--response", "3", "--rounds", "1", "--out", str(tmp_path / "e.json")]
+    compare(["--model", tiny_dir("llama"), *options])
+    rows = json.loads((tmp_path / "e.json").read_text())["rows"]
+    assert {(row["engine"], row["dtype"]) for row in rows} == {
+        (e, d) for e in ENGINES for d in ("float32", "bf16-autocast")
+    }
+    assert all(row["tokens_per_second"] > 0 for row in rows)
+    assert all(row["own_is_faster_by"] == 1 for row in rows if row["engine"] == "own")
