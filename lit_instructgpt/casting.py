@@ -50,7 +50,7 @@ class LowPrecisionCopy:
         shared = {id(p): p for p in model.parameters() if id(p) not in casts}
         shared |= {id(p): p for p in model.get_input_embeddings().parameters()}
         self.source, self.model = model, copy.deepcopy(model, shared)
-        cast_matrices(self.model)
+        cast_matrices(self.model.eval())
 
     @torch.no_grad()
     def refreshed(self) -> Any:

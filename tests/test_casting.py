@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import stir
 
 from lit_instructgpt.batch import pad
 from lit_instructgpt.casting import LowPrecisionCopy, cast_matrices, matrices
@@ -48,7 +47,9 @@ def test_a_cast_reward_model_gives_the_bits_of_autocast(family: str, tiny_reward
 def test_the_copy_follows_the_policy_and_shares_what_is_not_cast(make_dir: Any, tokenizer: Any, tied: bool):
     model = load_policy(make_dir("llama", tie_word_embeddings=tied), tokenizer).eval()
     low = LowPrecisionCopy(model)
-    stir(model, 3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
     expected = logprobs(model)
     assert logprobs(low.refreshed()).equal(expected)
     assert low.model.get_input_embeddings().weight is model.get_input_embeddings().weight

@@ -257,9 +257,9 @@ class PPOModule(LightningModule):
         return self.policy if self.low_precision is None else self.low_precision.refreshed()
 
     def frozen_precision(self) -> Any:
-        """Autocast for the passes of reference and reward model, if they are kept in bfloat16."""
-        cast = self.ppo.frozen_dtype == "bfloat16" and self.trainer.training
-        return torch.autocast(self.device.type, torch.bfloat16) if cast else nullcontext()
+        """Autocast for the passes of reference and reward model, if they are asked for in bfloat16."""
+        asked = self.ppo.frozen_dtype == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False) if asked else nullcontext()
 
     def stopped(self, rollout: Rollout) -> Tensor:
         """[B] True where the response ended with EOS."""

@@ -714,7 +714,8 @@ def test_frozen_models_in_bfloat16_score_almost_the_same(tiny_dir: Dirs, tiny_re
             optimizer=sgd(0.1),
             ppo=ppo(frozen_dtype=dtype),
         )
-        fit(module, prompts(tmp_path), tmp_path)
+        _, record = fit(module, prompts(tmp_path, valid=write(tmp_path / "v.jsonl", PROMPTS)), tmp_path)
+        assert "val/objective/score" in record.validated[0], "validation scores with them too"
         found.append(module.rollouts[0])
         assert (module.ref.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16) == (dtype == "bfloat16")
     exact, rough = found
