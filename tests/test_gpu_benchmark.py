@@ -1,0 +1,60 @@
+"""The GPU benchmark: its operation count by hand, its refusal, and its rehearsal on the CPU."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu import SIZES, judged, main, model_flops
+
+
+def test_operations_by_hand():
+    # d 4, one layer, 2 heads of which 1 is of keys and values, MLP of width 8: weights 2 * 16 + 2 * 4 * 2 + 3 * 4 * 8
+    # = 144. Sequences of 2 and 3 tokens: 2 * 144 * 5 = 1,440; pairs 3 + 6 = 9: 4 * 4 * 9 = 144; 2 targets of 10 tokens:
+    # 2 * 4 * 10 * 2 = 160. Forward and backward: three times 1,744.
+    shape = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+             "intermediate_size": 8}  # fmt: skip
+    assert model_flops(shape, 10, [2, 3], 2) == 3 * 1744
+    assert model_flops({**shape, "num_hidden_layers": 2}, 0, [2, 3], 2) == 3 * 2 * 1584
+
+
+def test_the_sizes_are_what_they_are_called():
+    """Weights of the layers and embeddings of 49,152 tokens, by the same count at 6 operations each."""
+    for name, total in (("135m", 0.135e9), ("1.3b", 1.3e9), ("2.7b", 2.7e9)):
+        weights = model_flops(SIZES[name], 0, [1], 0) / 6 + 49152 * SIZES[name]["hidden_size"]
+        assert weights == pytest.approx(total, rel=0.1)
+
+
+def test_goals_are_judged_in_their_direction():
+    assert judged({"what": "sft", "model": "1.3b", "mfu": 0.49})["reached"] is False
+    assert judged({"what": "sft", "model": "1.3b", "mfu": 0.5})["reached"] is True
+    assert judged({"what": "ppo", "model": "1.3b", "rollout_share": 0.6})["reached"] is False
+    assert judged({"what": "ppo", "model": "1.3b", "rollout_share": 0.4}) == {
+        "what": "ppo", "model": "1.3b", "rollout_share": 0.4, "goal": "rollout_share <= 0.5", "reached": True,
+    }  # fmt: skip
+    assert "reached" not in judged({"what": "sft", "model": "135m", "mfu": 0.9})
+    assert "reached" not in judged(
+        {"what": "rollout", "model": "1.3b", "engine": "generate", "of_bandwidth_floor": 0.9}
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_it_says_what_to_do():
+    with pytest.raises(SystemExit, match="no CUDA device here; --rehearse"):
+        main([])
+
+
+@pytest.mark.slow
+def test_the_rehearsal_measures_everything(tmp_path: Path):
+    main(["--rehearse", "--work", str(tmp_path)])
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["rehearsal"] is True
+    rows = report["rows"]
+    assert [row["what"] for row in rows] == ["matmul", "sft", "rm", "rollout", "rollout", "rollout", "ppo"]
+    numbers = [value for row in rows for value in row.values() if isinstance(value, float)]
+    assert len(numbers) >= 15
+    assert all(math.isfinite(value) and value > 0 for value in numbers)
+    assert set(rows[-1]["phases"]) == {"rollout", "scoring", "update"}
+    assert not any("reached" in row for row in rows), "nothing is judged"
