@@ -101,6 +101,21 @@ def test_fit_writes_everything_into_the_run_directory(sft: str, tmp_path: Path, 
     assert (run / "export" / "training_config.yaml").read_text() == (run / "config.yaml").read_text()
 
 
+def test_a_run_that_is_refused_before_its_first_step_leaves_the_directory_free(
+    sft: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    long = ["--data.init_args.reading", "{max_prompt_tokens: 24, max_response_tokens: 16, max_tokens: 9999}"]
+    text = tmp_path / "long.jsonl"
+    text.write_text(json.dumps({"text": "go " * 400}) + "\n")
+    too_long = [*long, "--data.init_args.valid_text", str(text), "--data.init_args.text_tokens", "200"]
+    message = refused(["fit", "--config", sft, "--run_dir", str(run), *too_long], capsys)
+    assert "do not fit the context" in message
+    assert not (run / "config.yaml").exists()
+    main(["fit", "--config", sft, "--run_dir", str(run)])
+    assert (run / "export").is_dir()
+
+
 def test_a_second_run_may_not_enter_the_directory(sft: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = tmp_path / "run"
     main(["fit", "--config", sft, "--run_dir", str(run)])

@@ -15,6 +15,8 @@ class RunDirectory(SaveConfigCallback):
     (``--ckpt_path``): then the config goes beside it as ``config_resume_N.yaml``.
     """
 
+    written: Path | None = None
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes the config, on rank 0, before anything else is written."""
         if self.already_saved or stage not in ("fit", None):
@@ -29,7 +31,13 @@ class RunDirectory(SaveConfigCallback):
         if trainer.is_global_zero:
             directory.mkdir(parents=True, exist_ok=True)
             self.parser.save(self.config, str(directory / name), skip_none=False, multifile=False)
+            self.written = directory / name
         self.already_saved = True
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """A run that was refused before its first step leaves the directory free for the next try."""
+        if trainer.global_step == 0 and self.written is not None:
+            self.written.unlink(missing_ok=True)
 
 
 def occupied(directory: str | Path) -> str:
