@@ -65,5 +65,5 @@ def readable(message: str) -> str:
         value = next((text.partition("Got value: ")[2] for text in found if "Got value: " in text), value)
         names = (re.sub(r"Expected an? |\. Got value: .*", "", text) for text in found)
         other = [f"expected {' or '.join(dict.fromkeys(names))}, got {value[:80]!r}"]
-    text = "; ".join(dict.fromkeys(other))
+    text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", "; ".join(dict.fromkeys(other)))
     return f"{key}: {text}" if key else text

@@ -337,3 +337,10 @@ def test_readable() -> None:
   Given value: x"""
     assert readable(parsed) == "model.num_samples: expected int, got 'abc'"
     assert readable("nothing\nto change") == "nothing\nto change"
+
+
+def test_a_choice_is_named_with_its_alternatives(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--config", "configs/ppo.yaml", "--model.init_args.ppo.engine", "vllm"])
+    said = capsys.readouterr().err
+    assert "ppo.engine: expected one of 'own', 'generate', 'continuous_batching', got 'vllm'" in said
