@@ -70,9 +70,9 @@ def test_reward_model_keys() -> None:
 
 
 def test_ppo_keys() -> None:
-    tree = parsed("modules/ppo.py")
-    keys = logged(tree)
-    (stats,) = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "rollout_stats"]
+    tree, metrics = parsed("modules/ppo.py"), parsed("modules/ppo_metrics.py")
+    keys = logged(tree) | logged(metrics)
+    (stats,) = [n for n in ast.walk(metrics) if isinstance(n, ast.FunctionDef) and n.name == "rollout_stats"]
     keys |= {f"val/{key}" for key in logged(stats)}
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
     phases = {c.args[0].value for c in calls if c.func.attr == "phase" and isinstance(c.args[0], ast.Constant)}

@@ -25,7 +25,8 @@ from lit_instructgpt.ema import WeightEMA
 from lit_instructgpt.engines import ENGINES
 from lit_instructgpt.logprobs import response_logprobs, target_logprobs
 from lit_instructgpt.models import inference_mode, load_policy, load_tokenizer, quiet_loading
-from lit_instructgpt.modules.ppo_config import Metrics, PPOConfig
+from lit_instructgpt.modules.ppo_config import PPOConfig
+from lit_instructgpt.modules.ppo_metrics import Metrics, rollout_stats
 from lit_instructgpt.optim import (
     build_optimizer,
     check_trainer,
@@ -207,7 +208,7 @@ class PPOModule(LightningModule):
                 values = self.values(part)
                 value = F.clipped_value_loss(values, part.values, part.returns, mask, ppo.value_clip_eps, num_tokens)
                 self.manual_backward(ppo.vf_coef * value.loss)
-            self.log_micro_batch(part, entropy, logprobs, float(num_tokens), policy, value)
+            self.metrics.add_micro_batch(part, entropy, logprobs, float(num_tokens), policy, value)
 
     def backward_ptx(self, text: DemoBatch) -> None:
         """Gradient of Eq. 2's second term: ptx_coef times the mean negative log-likelihood per token of text."""
@@ -284,28 +285,10 @@ class PPOModule(LightningModule):
 
     # ------------------------------------------------------------------ metrics (docs/metrics.md)
 
-    def log_micro_batch(
-        self, part: Rollout, entropy: Tensor, logprobs: Tensor, num_tokens: float,
-        policy: F.ClippedLoss, value: F.ClippedLoss,
-    ) -> None:  # fmt: skip
-        """Adds what the update's forward pass shows, weighted by its share of the minibatch's tokens."""
-        mask = part.response_mask
-        share = float(mask.sum()) / num_tokens
-        with torch.no_grad():
-            log_ratio = torch.where(mask, logprobs - part.logprobs, 0.0)
-            self.metrics.add(
-                share,
-                loss__policy=policy.loss / share, loss__value=value.loss / share,
-                policy__clipfrac=policy.clipfrac / share, value__clipfrac=value.clipfrac / share,
-                policy__ratio=F.masked_mean(log_ratio.exp(), mask),
-                policy__approx_kl=F.masked_mean(F.kl_k3(part.logprobs, logprobs.detach()), mask),
-                policy__entropy=F.masked_mean(entropy, mask),
-            )  # fmt: skip
-
     def log_rollout(self, rollout: Rollout) -> float:
         """Logs the iteration; returns the mean KL per episode, in nats."""
         mask = rollout.response_mask
-        stats = self.rollout_stats(rollout)
+        stats = rollout_stats(rollout, self.kl_coef, self.stopped(rollout))
         stats["objective/kl_coef"] = self.kl_coef
         stats["value/explained_variance"] = float(F.explained_variance(rollout.values, rollout.returns, mask))
         stats |= self.metrics.means()
@@ -318,22 +301,6 @@ class PPOModule(LightningModule):
         self.log_dict({k: v for k, v in stats.items() if k not in shown}, sync_dist=True)
         self.log_dict({k: stats[k] for k in shown}, prog_bar=True, sync_dist=True)
         return stats["objective/kl"]
-
-    def rollout_stats(self, rollout: Rollout) -> dict[str, float]:
-        """Means over the episodes of a rollout."""
-        mask = rollout.response_mask
-        kl = F.kl_k1(rollout.logprobs, rollout.ref_logprobs)
-        episode_kl = F.masked_sum(kl, mask, 1).mean()
-        return {
-            "objective/score": rollout.scores.mean().item(),
-            "objective/kl": episode_kl.item(),
-            "objective/kl_k3": F.masked_sum(F.kl_k3(rollout.logprobs, rollout.ref_logprobs), mask, 1).mean().item(),
-            "objective/non_score_reward": -self.kl_coef * episode_kl.item(),
-            "objective/rlhf_reward": (rollout.scores.mean() - self.kl_coef * episode_kl).item(),
-            "objective/entropy": -F.masked_sum(rollout.logprobs, mask, 1).mean().item(),
-            "response/length": mask.sum(1).float().mean().item(),
-            "response/stop_rate": self.stopped(rollout).float().mean().item(),
-        }
 
     # ------------------------------------------------------------------ Lightning
 
@@ -400,7 +367,8 @@ class PPOModule(LightningModule):
             rollout = self.roll_out(batch)
         self.iteration = iteration
         self.seconds = {}
-        stats = {f"val/{name}": value for name, value in self.rollout_stats(rollout).items()}
+        found = rollout_stats(rollout, self.kl_coef, self.stopped(rollout))
+        stats = {f"val/{name}": value for name, value in found.items()}
         self.log_dict(stats, batch_size=len(batch), sync_dist=True)
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:

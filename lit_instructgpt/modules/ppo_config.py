@@ -1,12 +1,9 @@
-"""Hyperparameters of PPO-ptx, and the means it logs."""
+"""Hyperparameters of PPO-ptx."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
-
-from torch import Tensor
 
 from lit_instructgpt.engines import EngineName
 from lit_instructgpt.kl_control import AdaptiveKL
@@ -101,21 +98,3 @@ class PPOConfig:
         ]
         if problems:
             raise ValueError("; ".join(problems))
-
-
-@dataclass
-class Metrics:
-    """Means over an iteration, weighted by what was counted."""
-
-    total: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    weight: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    def add(self, weight: float = 1.0, **values: Tensor | float) -> None:
-        """Adds values; ``__`` in a name stands for ``/``."""
-        for name, value in values.items():
-            self.total[name.replace("__", "/")] += float(value) * weight
-            self.weight[name.replace("__", "/")] += weight
-
-    def means(self) -> dict[str, float]:
-        """Name -> weighted mean."""
-        return {name: total / self.weight[name] for name, total in self.total.items()}

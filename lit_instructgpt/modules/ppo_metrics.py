@@ -1,0 +1,71 @@
+"""What PPO logs (docs/metrics.md)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lit_instructgpt import functional as F
+from lit_instructgpt.batch import Rollout
+
+
+@dataclass
+class Metrics:
+    """Means over an iteration, weighted by what was counted."""
+
+    total: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    weight: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, weight: float = 1.0, **values: Tensor | float) -> None:
+        """Adds values; ``__`` in a name stands for ``/``."""
+        for name, value in values.items():
+            self.total[name.replace("__", "/")] += float(value) * weight
+            self.weight[name.replace("__", "/")] += weight
+
+    def means(self) -> dict[str, float]:
+        """Name -> weighted mean."""
+        return {name: total / self.weight[name] for name, total in self.total.items()}
+
+    @torch.no_grad()
+    def add_micro_batch(
+        self, part: Rollout, entropy: Tensor, logprobs: Tensor, num_tokens: float,
+        policy: F.ClippedLoss, value: F.ClippedLoss,
+    ) -> None:  # fmt: skip
+        """Adds what the update's forward pass shows, weighted by its share of the minibatch's tokens."""
+        mask = part.response_mask
+        share = float(mask.sum()) / num_tokens
+        log_ratio = torch.where(mask, logprobs - part.logprobs, 0.0)
+        self.add(
+            share,
+            loss__policy=policy.loss / share, loss__value=value.loss / share,
+            policy__clipfrac=policy.clipfrac / share, value__clipfrac=value.clipfrac / share,
+            policy__ratio=F.masked_mean(log_ratio.exp(), mask),
+            policy__approx_kl=F.masked_mean(F.kl_k3(part.logprobs, logprobs), mask),
+            policy__entropy=F.masked_mean(entropy, mask),
+        )  # fmt: skip
+
+
+def rollout_stats(rollout: Rollout, kl_coef: float, stopped: Tensor) -> dict[str, float]:
+    """Means over the episodes of a rollout.
+
+    Args:
+        rollout: with scores and log-probabilities.
+        kl_coef: beta in force.
+        stopped: [B] True where the response ended with EOS.
+    """
+    mask = rollout.response_mask
+    kl = F.kl_k1(rollout.logprobs, rollout.ref_logprobs)
+    episode_kl = F.masked_sum(kl, mask, 1).mean()
+    return {
+        "objective/score": rollout.scores.mean().item(),
+        "objective/kl": episode_kl.item(),
+        "objective/kl_k3": F.masked_sum(F.kl_k3(rollout.logprobs, rollout.ref_logprobs), mask, 1).mean().item(),
+        "objective/non_score_reward": -kl_coef * episode_kl.item(),
+        "objective/rlhf_reward": (rollout.scores.mean() - kl_coef * episode_kl).item(),
+        "objective/entropy": -F.masked_sum(rollout.logprobs, mask, 1).mean().item(),
+        "response/length": mask.sum(1).float().mean().item(),
+        "response/stop_rate": stopped.float().mean().item(),
+    }
