@@ -22,7 +22,7 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.throughput import WARMUP, Case, default_text, make_reward_model, ours, prepare, run, tiny_model
+from benchmarks.throughput import Case, default_text, make_reward_model, ours, prepare, run, tiny_model
 
 Row = dict[str, Any]
 WIDTH = 256
@@ -63,7 +63,7 @@ def measure(stage: str, model: Path, work: Path, rounds: int) -> Row:
             result = run(ours(case, model, place, (place / f"{turn}.json").resolve()), place / f"{turn}.json", {})
             if result is None:
                 raise SystemExit(f"growth: {stage} with {size} failed")
-            seconds = statistics.median(result["step_seconds"][WARMUP:])
+            seconds = statistics.median(result["step_seconds"][case.warmup :])
             found[size].append(seconds / (case.batch if stage == "ppo" else case.batch * size))
             print(f"{stage} {size:5d}: {found[size][-1] * 1e3:.4f} ms for each", flush=True)
     first = sizes[0][0]

@@ -5,7 +5,9 @@
 Every side is a process of its own on the same records, tokenized by our data modules; ours is the public command
 ``lit-instructgpt fit``. The sides take turns (ours, TRL, loop, ours, ...), the first steps of each run do not count,
 and a row is the median over the rounds. TRL lives in virtual environments of its own below ``--work``: the current
-release for SFT and reward model, 1.12 for PPO, the last that had it. With ``--data`` (a folder with
+release for SFT and reward model, 1.12 for PPO, the last that had it; it runs as it comes, and once more with the
+allocator settings that ours makes itself, which the loop has in any case. LitGPT trains SmolLM2, from an environment of
+its own too. PPO in float32 has a side with our recommended settings. With ``--data`` (a folder with
 ``comparisons/hh_harmless.jsonl.gz``) the natural lengths are those of human records, else drawn from a log-normal.
 """
 
@@ -28,9 +30,11 @@ if __package__ in (None, ""):
 
 Row = dict[str, Any]
 PEERS = Path(__file__).resolve().parent / "peers"
+LITGPT = "litgpt==0.5.13"
 TRL = {"sft": "trl==1.16.0", "rm": "trl==1.16.0", "ppo": "trl==1.12.0"}
 FORMAT = {"template": "{prompt}", "response_prefix": " ", "chat_template": False}
-PRECISION = {"float32": "32-true", "bf16-autocast": "bf16-mixed"}
+PRECISION = {"float32": "32-true", "bf16-autocast": "bf16-mixed", "bf16": "bf16-true"}
+MAIN = ("float32", "bf16-autocast")
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,12 @@ class Case:
     Attributes:
         stage: sft, rm or ppo.
         model: smollm2-135m, tiny-llama or tiny-gpt2.
-        dtype: float32 (weights and arithmetic) or bf16-autocast.
+        dtype: float32 (weights and arithmetic), bf16-autocast (float32 weights), or bf16 (weights and optimizer too).
         shape: natural, uniform, or long-prompt.
         batch: records (for ppo: episodes) to a step.
         micro: records to a forward pass, on every side.
-        steps: counted; two more go before them.
+        steps: counted.
+        warmup: steps before them.
         num_completions: K, of the reward model.
         prompt: most tokens of a prompt.
         response: most tokens of a response.
@@ -57,6 +62,7 @@ class Case:
     batch: int = 8
     micro: int = 8
     steps: int = 6
+    warmup: int = 2
     num_completions: int = 4
     prompt: int = 128
     response: int = 64
@@ -69,20 +75,24 @@ class Case:
 
 
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
-"""With ``--same-allocator`` the other sides get from the environment what ours sets itself (allocator.py)."""
+"""What ours sets itself (allocator.py): environment of the loop, and of TRL's second turn."""
+SIDES = ("trl", "trl-allocator", "litgpt", "loop", "recommended")
+"""Beside ours."""
 
 CASES = [
-    *[Case("sft", "tiny-llama", d, s, steps=40) for d in PRECISION for s in ("natural", "uniform", "long-prompt")],
-    *[Case("sft", "tiny-gpt2", d, steps=40) for d in PRECISION],
-    *[Case("sft", "smollm2-135m", d) for d in PRECISION],
-    *[Case("rm", "tiny-llama", d, batch=4, micro=4, steps=20) for d in PRECISION],
+    *[Case("sft", "tiny-llama", d, steps=40) for d in PRECISION],
+    *[Case("sft", "tiny-llama", d, "uniform", steps=40) for d in MAIN],
+    *[Case("sft", "tiny-llama", d, "long-prompt", steps=20, prompt=480, response=16) for d in MAIN],
+    *[Case("sft", "tiny-gpt2", d, steps=40) for d in MAIN],
+    *[Case("sft", "smollm2-135m", d, steps=4, warmup=1) for d in PRECISION],
+    *[Case("rm", "tiny-llama", d, batch=4, micro=4, steps=20) for d in MAIN],
     Case("rm", "tiny-gpt2", "float32", batch=4, micro=4, steps=20),
-    Case("rm", "smollm2-135m", "float32", batch=2, micro=2, steps=4),
-    Case("rm", "smollm2-135m", "float32", "long-prompt", batch=1, micro=1, steps=2, num_completions=9, prompt=512),
-    *[Case("ppo", "tiny-llama", d, batch=32, steps=4, response=48) for d in PRECISION],
-    *[Case("ppo", "smollm2-135m", d, batch=16, steps=2, response=48) for d in PRECISION],
-]
-WARMUP = 2
+    *[Case("rm", "smollm2-135m", d, batch=2, micro=2, steps=3, warmup=1) for d in MAIN],
+    Case("rm", "smollm2-135m", "float32", "long-prompt", batch=1, micro=1, steps=1, warmup=1, num_completions=9,
+         prompt=512),
+    *[Case("ppo", "tiny-llama", d, batch=32, steps=4, response=48) for d in MAIN],
+    *[Case("ppo", "smollm2-135m", d, batch=16, steps=2, warmup=1, response=48) for d in PRECISION],
+]  # fmt: skip
 
 # ---------------------------------------------------------------------- models and records
 
@@ -162,7 +172,7 @@ def prepare(case: Case, model: Path, human: list[Row], work: Path) -> None:
     from lit_instructgpt.records import Comparison, Demonstration, Prompt
 
     tokenizer, prompt_format = load_tokenizer(str(model)), PromptFormat(**FORMAT)
-    num = case.batch * (WARMUP + case.steps)
+    num = case.batch * (case.warmup + case.steps)
     rows = records(case, tokenizer, human, num)
     wide = Reading(4096, 4096, 8192)  # records are measured before they are chosen
     ranking = list(range(1, case.num_completions + 1))
@@ -197,8 +207,16 @@ def prepare(case: Case, model: Path, human: list[Row], work: Path) -> None:
 # ---------------------------------------------------------------------- sides
 
 
-def ours(case: Case, model: Path, work: Path, out: Path) -> list[str]:
-    """Writes the config and returns the command."""
+def sides(case: Case) -> list[str]:
+    """Who takes part besides ours: LitGPT knows SmolLM2 and no reward model; only PPO has recommended settings."""
+    here = {"trl", "trl-allocator", "loop"}
+    here |= {"litgpt"} if (case.stage, case.model) == ("sft", "smollm2-135m") else set()
+    here |= {"recommended"} if (case.stage, case.dtype) == ("ppo", "float32") else set()
+    return [side for side in SIDES if side in here]
+
+
+def ours(case: Case, model: Path, work: Path, out: Path, recommended: bool = False) -> list[str]:
+    """Writes the config and returns the command; ``recommended``: bf16 autocast, frozen models too, a token budget."""
     optimizer: Row = {"class_path": "torch.optim.AdamW",
                       "init_args": {"lr": 1e-6 if case.stage == "ppo" else 1e-5, "weight_decay": 0.0, "fused": True}}  # fmt: skip
     data: Row = {"train": str(work / "train.jsonl"), "format": FORMAT, "batch_size": case.batch,
@@ -208,24 +226,28 @@ def ours(case: Case, model: Path, work: Path, out: Path) -> list[str]:
     name, data_name = {"sft": ("SFT", "DemoDataModule"), "rm": ("RankingRM", "ComparisonDataModule"),
                        "ppo": ("PPOModule", "PromptDataModule")}[case.stage]  # fmt: skip
     if case.stage == "ppo":
-        data["num_episodes"] = case.batch * (WARMUP + case.steps)
+        data["num_episodes"] = case.batch * (case.warmup + case.steps)
         module |= {"policy": str(model), "reward_model": str(work / "reward_model"),
                    "ppo": {"ptx_coef": 0.0, "max_new_tokens": case.response, "minibatch_size": case.batch,
                            "micro_batch_size": case.micro, "value_lr": 1e-6, "ema_decay": None,
                            "max_grad_norm": 1.0}}  # fmt: skip
+        if recommended:
+            module["ppo"] |= {"micro_batch_size": None, "micro_batch_tokens": 1024, "frozen_dtype": "bfloat16"}
     else:
         module |= {"model": str(model), "micro_batch_size": case.micro, "max_grad_norm": 1.0}
     if case.stage == "sft":
         module["dropout"] = 0.0
     callback = {"class_path": "benchmarks.step_times.StepTimes", "init_args": {"out": str(out)}}
     config = {
-        "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "precision": PRECISION[case.dtype],
+        "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 1,
+                    "precision": "bf16-mixed" if recommended else PRECISION[case.dtype],
                     "log_every_n_steps": 1, "enable_checkpointing": False, "callbacks": [callback]},
         "model": {"class_path": name, "init_args": module},
         "data": {"class_path": data_name, "init_args": data},
     }  # fmt: skip
-    (work / "config.yaml").write_text(json.dumps(config, indent=1))
-    return [sys.executable, "-m", "lit_instructgpt", "fit", "--config", str(work / "config.yaml"), "--run_dir",
+    written = work / ("recommended.yaml" if recommended else "config.yaml")
+    written.write_text(json.dumps(config, indent=1))
+    return [sys.executable, "-m", "lit_instructgpt", "fit", "--config", str(written), "--run_dir",
             str(out.with_suffix("")), "--allow_import", "benchmarks"]  # fmt: skip
 
 
@@ -234,7 +256,7 @@ def peer(case: Case, python: Path | str, script: str, model: Path, work: Path, o
     extra = ["--stage", case.stage] if script == "loop" else []
     return [str(python), str(PEERS / f"{script}.py"), *extra, "--model", str(model), "--ids", str(work / "ids.jsonl"),
             "--out", str(out), "--dtype", case.dtype, "--batch", str(case.batch), "--micro", str(case.micro),
-            "--steps", str(WARMUP + case.steps), "--response", str(case.response),
+            "--steps", str(case.warmup + case.steps), "--response", str(case.response),
             "--threads", os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))]  # fmt: skip
 
 
@@ -282,62 +304,66 @@ def amount(case: Case, ids: list[Row], step: int) -> float:
 UNITS = {"sft": "tokens/s", "rm": "pairs/s", "ppo": "episodes/s"}
 
 
-def compare(
-    case: Case,
-    models: dict[str, Path],
-    human: list[Row],
-    work: Path,
-    rounds: int,
-    peers: list[str],
-    same_allocator: bool,
-) -> Row:
+def command(side: str, case: Case, model: Path, place: Path, work: Path, out: Path) -> list[str]:
+    """Of a side."""
+    if side in ("ours", "recommended"):
+        return ours(case, model, place, out, side == "recommended")
+    if side == "loop":
+        return peer(case, sys.executable, "loop", model, place, out)
+    if side == "litgpt":
+        return peer(case, environment(LITGPT, work), "litgpt_sft", model, place, out)
+    return peer(case, environment(TRL[case.stage], work), f"trl_{case.stage}", model, place, out)
+
+
+def compare(case: Case, model: Path, human: list[Row], work: Path, rounds: int, others: list[str]) -> Row:
     """All sides of a case in turn; the row of the table."""
-    place, model = work / case.name, models[case.model]
+    place = work / case.name
     prepare(case, model, human, place)
     if case.stage == "ppo":
         make_reward_model(model, place / "reward_model")
     ids = [json.loads(line) for line in (place / "ids.jsonl").read_text(encoding="utf-8").splitlines()]
-    work_done = sum(amount(case, ids, WARMUP + s) for s in range(case.steps))
-    found: dict[str, list[Row]] = {"ours": [], **{name: [] for name in peers}}
+    work_done = sum(amount(case, ids, case.warmup + s) for s in range(case.steps))
+    found: dict[str, list[Row]] = {"ours": [], **{name: [] for name in others}}
     for turn in range(rounds):
         for side in found:
             out = (place / f"{side}-{turn}.json").resolve()
             out.unlink(missing_ok=True)
-            if side == "ours":
-                command = ours(case, model, place, out)
-            elif side == "trl":
-                command = peer(case, environment(TRL[case.stage], work), f"trl_{case.stage}", model, place, out)
-            else:
-                command = peer(case, sys.executable, "loop", model, place, out)
-            result = run(command, out, KEEP_FREED_MEMORY if same_allocator and side != "ours" else {})
+            more = KEEP_FREED_MEMORY if side in ("trl-allocator", "loop") else {}
+            result = run(command(side, case, model, place, work, out), out, more)
             if result is not None:
-                result["rate"] = work_done / sum(result["step_seconds"][WARMUP:][: case.steps])
+                result["rate"] = work_done / sum(result["step_seconds"][case.warmup :][: case.steps])
                 found[side].append(result)
-                print(f"{case.name:45s} {side:5s} {result['rate']:10.2f} {UNITS[case.stage]} "
+                print(f"{case.name:45s} {side:13s} {result['rate']:10.2f} {UNITS[case.stage]} "
                       f"{result['peak_mb']:7.0f} MB  loss {result['losses'][:1]}", flush=True)  # fmt: skip
+    return summary(case, found, rounds)
+
+
+def summary(case: Case, found: dict[str, list[Row]], rounds: int) -> Row:
+    """Medians over the rounds, and medians of the ratios within a round."""
 
     def median(side: str, key: str) -> float | None:
         return round(statistics.median(r[key] for r in found[side]), 3) if found.get(side) else None
 
-    def ratio(side: str, key: str) -> float | None:
-        both = list(zip(found["ours"], found.get(side, []), strict=False))
+    def ratio(side: str, key: str = "rate", of: str = "ours") -> float | None:
+        both = list(zip(found.get(of, []), found.get(side, []), strict=False))
         return round(statistics.median(a[key] / b[key] for a, b in both), 3) if both else None
 
     return {
-        **asdict(case), "name": case.name + ("/same-allocator" if same_allocator else ""),
-        "unit": UNITS[case.stage], "rounds": rounds,
-        "peer": TRL[case.stage], "rate": {side: median(side, "rate") for side in found},
+        **asdict(case), "name": case.name, "unit": UNITS[case.stage], "rounds": rounds, "peer": TRL[case.stage],
+        "rate": {side: median(side, "rate") for side in found},
         "peak_mb": {side: median(side, "peak_mb") for side in found},
-        "ratio_to_peer": ratio("trl", "rate"), "ratio_to_floor": ratio("loop", "rate"),
-        "memory_ratio_to_peer": ratio("trl", "peak_mb"), "memory_ratio_to_floor": ratio("loop", "peak_mb"),
-        "phases": {side: phases(found[side]) for side in found},
+        "ratio_to_peer": ratio("trl"), "ratio_to_peer_same_allocator": ratio("trl-allocator"),
+        "ratio_to_litgpt": ratio("litgpt"), "ratio_to_floor": ratio("loop"),
+        "recommended_to_peer": ratio("trl", of="recommended"), "memory_ratio_to_peer": ratio("trl", "peak_mb"),
+        "memory_ratio_to_floor": ratio("loop", "peak_mb"),
+        "phases": {side: phases(found[side], case.warmup) for side in found},
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
     }  # fmt: skip
 
 
-def phases(results: list[Row]) -> Row:
+def phases(results: list[Row], warmup: int) -> Row:
     """Median seconds of each phase of an iteration, warm-up left out."""
-    steps = [step for result in results for step in result["phases"][WARMUP:]]
+    steps = [step for result in results for step in result["phases"][warmup:]]
     return {name: round(statistics.median(step[name] for step in steps), 3) for name in (steps[0] if steps else {})}
 
 
@@ -352,16 +378,24 @@ def make_reward_model(model: Path, out: Path) -> None:
         tokenizer.save_pretrained(out)
 
 
+COLUMNS = {
+    "ratio_to_peer": "to TRL", "ratio_to_peer_same_allocator": "to TRL, same allocator", "ratio_to_litgpt": "to LitGPT",
+    "ratio_to_floor": "to loop", "memory_ratio_to_peer": "memory to TRL", "memory_ratio_to_floor": "memory to loop",
+}  # fmt: skip
+
+
 def table(rows: list[Row]) -> str:
     """The rows as a Markdown table."""
-    lines = ["| case | ours | TRL | loop | to TRL | to loop | memory to TRL |", "|---|---|---|---|---|---|---|"]
+    lines = [f"| case | ours | TRL | loop | {' | '.join(COLUMNS.values())} |", "|---" * (4 + len(COLUMNS)) + "|"]
     for row in rows:
         rate = {side: "-" if value is None else f"{value:,.1f}" for side, value in row["rate"].items()}
-        lines.append(
-            f"| {row['name']} | {rate.get('ours', '-')} {row['unit']} | {rate.get('trl', '-')} | {rate.get('loop', '-')} | "
-            + " | ".join("-" if row[k] is None else f"{row[k]:.2f}"
-                         for k in ("ratio_to_peer", "ratio_to_floor", "memory_ratio_to_peer")) + " |"
-        )  # fmt: skip
+        first = [row["name"], f"{rate.get('ours', '-')} {row['unit']}", rate.get("trl", "-"), rate.get("loop", "-")]
+        ratios = ["-" if row.get(key) is None else f"{row[key]:.2f}" for key in COLUMNS]
+        lines.append(f"| {' | '.join(first + ratios)} |")
+        if row.get("recommended_to_peer") is not None:
+            first = [f"{row['name']}, recommended settings", f"{rate['recommended']} {row['unit']}", first[2], "-"]
+            ratios = [f"{row['recommended_to_peer']:.2f}", *["-"] * (len(COLUMNS) - 1)]
+            lines.append(f"| {' | '.join(first + ratios)} |")
     return "\n".join(lines)
 
 
@@ -372,10 +406,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--smollm2", type=Path, default=Path("models/smollm2"), help="made by make smollm2")
     parser.add_argument("--only", nargs="*", help="names of cases, or beginnings of names")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--same-allocator", action="store_true", help="the others keep freed memory too: rows of their own"
-    )
-    parser.add_argument("--sides", nargs="*", default=["trl", "loop"], choices=["trl", "loop"])
+    parser.add_argument("--sides", nargs="*", default=SIDES, choices=SIDES, help="beside ours")
     parser.add_argument("--work", type=Path, default=Path("runs/throughput"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/throughput.json"))
     args = parser.parse_args(argv)
@@ -401,7 +432,8 @@ def main(argv: list[str] | None = None) -> None:
         if not (models[case.model] / "config.json").exists():
             print(f"{case.name}: no model in {models[case.model]}: run make smollm2, or give --smollm2 DIR")
             continue
-        row = compare(case, models, human, args.work, args.rounds, args.sides, args.same_allocator)
+        others = [side for side in sides(case) if side in args.sides]
+        row = compare(case, models[case.model], human, args.work, args.rounds, others)
         done[row["name"]] = row
         ordered = in_order(done)
         report = {
@@ -416,9 +448,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def in_order(done: dict[str, Row]) -> list[Row]:
-    """The rows in the order of the cases, each with that of one allocator for all behind it."""
-    names = [name for case in CASES for name in (case.name, f"{case.name}/same-allocator")]
-    return [done[name] for name in names if name in done]
+    """The rows in the order of the cases."""
+    return [done[case.name] for case in CASES if case.name in done]
 
 
 def default_text() -> list[str]:
