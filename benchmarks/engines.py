@@ -30,8 +30,8 @@ keep_freed_memory()
 import torch  # noqa: E402
 
 from lit_instructgpt.batch import pad  # noqa: E402
-from lit_instructgpt.casting import LowPrecisionCopy  # noqa: E402
 from lit_instructgpt.engines import ENGINES  # noqa: E402
+from lit_instructgpt.inference import arithmetic, inference_copy  # noqa: E402
 from lit_instructgpt.models import load_policy, load_tokenizer  # noqa: E402
 
 
@@ -47,7 +47,6 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     tokenizer = load_tokenizer(str(args.model))
     policy = load_policy(str(args.model), tokenizer).eval()
-    cast = LowPrecisionCopy(policy)
     rng = random.Random(0)
     lengths = [max(8, min(127, round(rng.lognormvariate(3.8, 0.7)))) for _ in range(args.batch)]
     prompts = [[rng.randrange(100, len(tokenizer) - 100) for _ in range(length)] for length in lengths]
@@ -60,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
             for name, engine in ENGINES.items():
                 start = time.perf_counter()
                 with torch.autocast("cpu", torch.bfloat16, enabled=dtype != "float32", cache_enabled=False):
-                    model = cast.refreshed() if name == "own" and dtype != "float32" else policy
+                    model = inference_copy(policy, arithmetic(policy)) if name == "own" else policy
                     sampled = engine(
                         model, ids, mask, args.response, len(tokenizer) + 1, tokenizer.pad_token_id,
                         generator=torch.Generator().manual_seed(turn), num_samples=args.samples,

@@ -29,7 +29,7 @@ import transformers
 from lightning.pytorch import LightningModule, Trainer
 
 from benchmarks.step_times import StepTimes
-from benchmarks.throughput import WARMUP, Case, make_reward_model, ours, prepare, run
+from benchmarks.throughput import Case, make_reward_model, ours, prepare, run
 
 Row = dict[str, Any]
 
@@ -159,11 +159,11 @@ def trained(what: str, size: str, model: Path, work: Path, device: str, ceiling:
     result = run(command, out, {})
     if result is None:
         raise SystemExit(f"gpu: {what} of {size} failed; its output is above")
-    steps = result["step_seconds"][WARMUP:]
+    steps = result["step_seconds"][case.warmup :]
     seconds = sum(steps) / len(steps)
     row: Row = {"what": what, "model": size, "seconds_per_step": seconds, "device_peak_mb": result["device_peak_mb"]}
     if what == "ppo":
-        phases = result["phases"][WARMUP:]
+        phases = result["phases"][case.warmup :]
         mean = {name: sum(phase[name] for phase in phases) / len(phases) for name in phases[0]}
         return row | {"phases": mean, "episodes_per_second": case.batch / seconds,
                       "rollout_share": mean["rollout"] / sum(mean.values())}  # fmt: skip
@@ -177,14 +177,14 @@ def trained(what: str, size: str, model: Path, work: Path, device: str, ceiling:
 
 def rollouts(size: str, model: Path, device: str, ceiling: Row) -> list[Row]:
     """Tokens per second of every engine, against the floor: all weights and the cache read once for every token."""
-    from lit_instructgpt.casting import LowPrecisionCopy
     from lit_instructgpt.engines import ENGINES
+    from lit_instructgpt.inference import inference_copy
     from lit_instructgpt.models import load_policy, load_tokenizer
 
     batch, prompt, response = (2, 8, 4) if device == "cpu" else (64, 128, 128)
     tokenizer = load_tokenizer(str(model))
     policy = load_policy(str(model), tokenizer).eval().to(device)
-    low = LowPrecisionCopy(policy).refreshed()
+    low = inference_copy(policy, torch.bfloat16)
     whole = load_policy(str(model), tokenizer, dtype=torch.bfloat16).eval().to(device)
     ids = torch.randint(2, 400, (batch, prompt), device=device)
     shape = SIZES[size]

@@ -39,9 +39,9 @@ from torch import Tensor
 
 from lit_instructgpt import hidden
 from lit_instructgpt.batch import pad
-from lit_instructgpt.casting import LowPrecisionCopy, cast_matrices
 from lit_instructgpt.functional import token_logprobs
 from lit_instructgpt.generation import RoomyLayer, choose, sample
+from lit_instructgpt.inference import freeze_matrices, inference_copy
 from lit_instructgpt.logprobs import response_logprobs, target_logprobs
 from lit_instructgpt.models import load_policy, load_tokenizer
 from lit_instructgpt.packing import Sharing, passes
@@ -224,13 +224,21 @@ def sampler_logprobs(s: Setting) -> tuple[Work, Work]:
     return before, after
 
 
+def prepacked(s: Setting) -> tuple[Work, Work]:
+    """Sampling in float32: with the policy's own matrices, or with matrices laid out for oneDNN."""
+
+    def run(packed: bool) -> Tensor:
+        return s.sampled(inference_copy(s.policy, torch.float32) if packed else s.policy, s.prompts, s.response)
+
+    return lambda: run(False), lambda: run(True)
+
+
 def cast_once(s: Setting) -> tuple[Work, Work]:
-    """Sampling under bf16 autocast: weights cast at every use, or once per rollout."""
-    copy = LowPrecisionCopy(s.policy)
+    """Sampling under bf16 autocast: weights cast at every use, or once per rollout, and laid out for oneDNN."""
 
     def run(cast: bool) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            return s.sampled(copy.refreshed() if cast else s.policy, s.prompts, s.response)
+            return s.sampled(inference_copy(s.policy, torch.bfloat16) if cast else s.policy, s.prompts, s.response)
 
     return lambda: run(False), lambda: run(True)
 
@@ -249,7 +257,7 @@ def short_rows(s: Setting) -> tuple[Work, Work]:
 def frozen_bfloat16(s: Setting) -> tuple[Work, Work]:
     """Reference log-probabilities in a float32 run: in float32, or in bfloat16. Equal to its rounding."""
     low = load_policy(s.source, s.tokenizer).eval()
-    cast_matrices(low)
+    freeze_matrices(low, torch.bfloat16)
 
     @torch.no_grad()
     def score(model: Any, lower: bool) -> Tensor:
@@ -282,6 +290,7 @@ IDEAS: dict[str, Callable[[Setting], tuple[Work, Work]]] = {
     "rows-leave": rows_leave,
     "draw-by-inversion": draw_by_inversion,
     "sampler-logprobs": sampler_logprobs,
+    "prepacked": prepacked,
     "cast-once": cast_once,
     "short-rows": short_rows,
     "frozen-bfloat16": frozen_bfloat16,

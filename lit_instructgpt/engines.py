@@ -79,7 +79,8 @@ def continuous_batching(
 ) -> Sampled:
     """``transformers``' continuous batching: a finished response makes room at once.
 
-    It computes in a thread that knows nothing of autocast: under autocast a copy of the policy in its dtype samples.
+    It computes in a thread that knows nothing of autocast: under autocast a copy of the policy in its dtype samples, norms and
+    all. That is further from the training forward pass than the other engines are, and no log-probabilities tell how far.
 
     Raises:
         RuntimeError: a request failed.
@@ -93,11 +94,13 @@ def continuous_batching(
     if kind == "cpu":
         blocks = -(-(max(map(len, prompts)) + max_new_tokens) // PAGE) + 1
         sizes = {"num_blocks": blocks * len(prompts), "page_size": PAGE, "max_batch_tokens": 1024}
-    with inference_mode(policy):
+    devices = [input_ids.device] if kind == "cuda" else []
+    seed = _seed(generator)
+    with inference_mode(policy), torch.random.fork_rng(devices):
         found = policy.generate_batch(
             prompts,
             generation_config=_config(max_new_tokens, eos_token_id, pad_token_id, temperature),
-            continuous_batching_config=ContinuousBatchingConfig(seed=_seed(generator) % 2**31, **sizes),
+            continuous_batching_config=ContinuousBatchingConfig(seed=seed % 2**31, **sizes),
             warmup=False,
         )
     outputs = sorted(found.values(), key=lambda output: int(output.request_id.rsplit("_", 1)[-1]))

@@ -23,6 +23,9 @@ from lit_instructgpt.packing import passes
 LEAVE_BELOW = 0.75
 """Finished rows leave the batch when at most this share of it is still alive: each time the cache is copied."""
 
+ROOM = 64
+"""Tokens that storage has room for at first; then it grows by half, so that a response of 2,000 is copied 7 times."""
+
 BLOCK = 256
 """Tokens of the vocabulary whose probabilities are summed first: a draw looks into one block alone."""
 
@@ -68,16 +71,19 @@ def sample(
         temperature: > 0; 0 takes the most likely token.
         generator: of the random numbers, on the policy's device.
         num_samples: responses per prompt.
+
+    Raises:
+        FloatingPointError: the policy's logits are infinite or not numbers.
     """
     num_rows, device = len(input_ids) * num_samples, input_ids.device
-    uniform = torch.rand(num_rows, max_new_tokens, generator=generator, dtype=torch.float64, device=device)
+    uniform = torch.rand(num_rows, max_new_tokens, generator=generator, dtype=exact(device), device=device)
     rows = torch.arange(num_rows, device=device)  # the rows still in the batch
     alive = torch.ones(num_rows, dtype=torch.bool, device=device)
     response_ids = torch.full((num_rows, max_new_tokens), pad_token_id, device=device)
     logprobs = torch.zeros(num_rows, max_new_tokens, device=device)
     lengths = torch.zeros(num_rows, dtype=torch.int64, device=device)
     with inference_mode(policy):
-        logits, cache = prefill(policy, input_ids, attention_mask, max_new_tokens, num_samples)
+        logits, cache, can_leave = prefill(policy, input_ids, attention_mask, num_samples)
         mask = attention_mask.repeat_interleave(num_samples, 0)
         position_ids = mask.sum(1, keepdim=True) - 1
         for step in range(max_new_tokens):
@@ -90,7 +96,7 @@ def sample(
             if step + 1 == max_new_tokens or not alive.any():
                 break
             position_ids, mask = position_ids + 1, F.pad(mask, (0, 1), value=True)
-            if alive.sum() <= LEAVE_BELOW * len(alive):  # the finished rows leave the batch
+            if can_leave and alive.sum() <= LEAVE_BELOW * len(alive):  # the finished rows leave the batch
                 stay = alive.nonzero().squeeze(1)
                 cache.batch_select_indices(stay)
                 rows, alive, chosen = rows[stay], alive[stay], chosen[stay]
@@ -99,19 +105,30 @@ def sample(
                 input_ids=chosen[:, None], attention_mask=mask, position_ids=position_ids, past_key_values=cache,
                 use_cache=True, logits_to_keep=1,
             ).logits[:, -1]  # fmt: skip
+    if not torch.isfinite(logprobs).all():
+        raise FloatingPointError(
+            "sampling: the policy's logits are not finite: its weights have diverged, or are no weights"
+        )
     width = int(lengths.max())
     response_mask = torch.arange(width, device=device) < lengths[:, None]
     return Sampled(response_ids[:, :width], response_mask, logprobs[:, :width])
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values of a layer in storage with room for the response: nothing is copied as they grow."""
+    """Keys and values of a layer in storage with room for more tokens: they are copied rarely as they grow.
 
-    def __init__(self, keys: Tensor, num_rows: int, num_tokens: int, room: int) -> None:
+    Under autocast they are kept in its dtype, in which attention reads them.
+    """
+
+    def __init__(self, like: DynamicLayer, num_rows: int, num_tokens: int) -> None:
         super().__init__()
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        shape = (num_rows, keys.shape[1], num_tokens + room)
-        self.storage = [keys.new_zeros(*shape, keys.shape[3]) for _ in range(2)]
+        keys, kind = like.keys, like.keys.device.type
+        self.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else keys.dtype
+        self.device, self.is_initialized = keys.device, True
+        self.storage = [
+            torch.zeros(num_rows, x.shape[1], num_tokens + ROOM, x.shape[3], dtype=self.dtype, device=x.device)
+            for x in (keys, like.values)
+        ]
         self._show(num_tokens)
 
     def _show(self, num_tokens: int) -> None:
@@ -121,11 +138,13 @@ class RoomyLayer(DynamicLayer):
         """Writes what prompts left behind to the last columns of some rows."""
         width = keys.shape[2]
         for own, new in ((self.keys, keys), (self.values, values)):
-            own[:, :, own.shape[2] - width :].index_copy_(0, rows, new)
+            own[:, :, own.shape[2] - width :].index_copy_(0, rows, new.to(self.dtype))
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Puts new tokens behind the others; all keys and values so far."""
         num, more = self.keys.shape[2], key_states.shape[2]
+        if num + more > self.storage[0].shape[2]:
+            self.storage = [F.pad(x, (0, 0, 0, num // 2 + more)) for x in self.storage]
         for storage, new in zip(self.storage, (key_states, value_states), strict=True):
             storage[:, :, num : num + more] = new
         self._show(num + more)
@@ -133,24 +152,26 @@ class RoomyLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps some rows."""
-        num = self.keys.shape[2]
-        self.storage = [x[indices] for x in self.storage]
-        self._show(num)
+        self.storage = [F.pad(x[indices], (0, 0, 0, ROOM)) for x in (self.keys, self.values)]
+        self._show(self.storage[0].shape[2] - ROOM)
 
 
 def prefill(
-    policy: Any, input_ids: Tensor, attention_mask: Tensor, room: int, num_samples: int
-) -> tuple[Tensor, DynamicCache]:
+    policy: Any, input_ids: Tensor, attention_mask: Tensor, num_samples: int
+) -> tuple[Tensor, DynamicCache, bool]:
     """What comes behind each prompt, and the cache: prompts of about one length together, each computed once.
 
+    Caches of windows and of states (linear attention, convolutions) are as the family has them: every sample computes its
+    prompt, in one pass.
+
     Returns:
-        logits [N, V] of the first token, N = B * num_samples, and the cache of N rows.
+        logits [N, V] of the first token, N = B * num_samples; the cache of N rows; and whether rows can leave it.
     """
-    lengths = attention_mask.sum(1)
     cache = DynamicCache(config=policy.config)
-    groups = list(passes(lengths, num_tokens=tokens_per_pass(input_ids.device)))
     if not all(type(layer) is DynamicLayer for layer in cache.layers):
-        groups = [torch.arange(len(input_ids), device=input_ids.device)]  # windows and states: as the family has them
+        return (*_whole(policy, input_ids, attention_mask, num_samples), False)
+    lengths = attention_mask.sum(1)
+    groups = list(passes(lengths, num_tokens=tokens_per_pass(input_ids.device)))
     logits: Tensor | None = None
     layers: list[RoomyLayer] = []
     for group in groups:
@@ -168,15 +189,30 @@ def prefill(
         if num_samples > 1:
             part.batch_repeat_interleave(num_samples)
         if not all(type(layer) is DynamicLayer for layer in part.layers):
-            return logits, part
+            return (*_whole(policy, input_ids, attention_mask, num_samples), False)
         if not layers:
             num = len(input_ids) * num_samples
-            layers = [RoomyLayer(layer.keys, num, input_ids.shape[1], room) for layer in part.layers]
+            layers = [RoomyLayer(layer, num, input_ids.shape[1]) for layer in part.layers]
         for layer, new in zip(layers, part.layers, strict=True):
             layer.fill(rows, new.keys, new.values)
     assert logits is not None
     cache.layers = layers
-    return logits, cache
+    return logits, cache, True
+
+
+def _whole(policy: Any, input_ids: Tensor, attention_mask: Tensor, num_samples: int) -> tuple[Tensor, DynamicCache]:
+    ids, mask = (x.repeat_interleave(num_samples, 0) for x in (input_ids, attention_mask))
+    cache = DynamicCache(config=policy.config)
+    found = policy(
+        input_ids=ids, attention_mask=mask, position_ids=positions(mask), past_key_values=cache, use_cache=True,
+        logits_to_keep=1,
+    )  # fmt: skip
+    return found.logits[:, -1], cache
+
+
+def exact(device: torch.device) -> torch.dtype:
+    """Of sums of probabilities and the numbers they are compared with; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def choose(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
@@ -188,16 +224,19 @@ def choose(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     Args:
         logits: [B, V].
         temperature: >= 0.
-        uniform: [B] float64 in [0, 1).
+        uniform: [B] in [0, 1), see ``exact``.
     """
     if temperature == 0:
         return logits.argmax(-1)
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
     blocks = F.pad(probabilities, (0, -probabilities.shape[1] % BLOCK)).view(len(logits), -1, BLOCK)
-    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    dtype = exact(logits.device)
+    ends = blocks.sum(-1, dtype=dtype).cumsum(-1)
     target = uniform[:, None] * ends[:, -1:]
     block = torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[1] - 1)
     begin = F.pad(ends, (1, 0)).gather(1, block)
-    inside = blocks.take_along_dim(block[..., None], 1).squeeze(1).double().cumsum(-1)
-    rest = torch.minimum(target - begin, inside[:, -1:] * (1 - 1e-12))  # sums in another order differ in the last bits
-    return (block * BLOCK + torch.searchsorted(inside, rest, right=True)).squeeze(1)
+    inside = blocks.take_along_dim(block[..., None], 1).squeeze(1).to(dtype).cumsum(-1)
+    under = 1 - 4 * torch.finfo(dtype).eps
+    rest = torch.minimum(target - begin, inside[:, -1:] * under)  # sums in another order differ in the last bits
+    chosen = block * BLOCK + torch.searchsorted(inside, rest, right=True)
+    return chosen.clamp(max=logits.shape[1] - 1).squeeze(1)  # beyond it only where probabilities are no numbers

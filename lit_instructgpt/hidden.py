@@ -62,12 +62,10 @@ def hidden_states(
 
 def packed_states(transformer: Any, rows: Rows) -> Tensor:
     """Hidden states of all tokens of the rows: [N * S, d]."""
-    mask = rows.attends()
-    with attention_for(transformer, mask.shape[-1]) as name:
-        if name == "eager":
-            mask = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
-            lower = torch.is_autocast_enabled(mask.device.type)
-            mask = mask.to(torch.get_autocast_dtype(mask.device.type) if lower else transformer.dtype)
+    mask = torch.where(rows.attends(), 0.0, torch.finfo(torch.float32).min)  # once, and not again in every layer
+    lower = torch.is_autocast_enabled(mask.device.type)
+    mask = mask.to(torch.get_autocast_dtype(mask.device.type) if lower else transformer.dtype)
+    with attention_for(transformer, mask.shape[-1]):
         states = transformer(
             input_ids=rows.input_ids, attention_mask=mask, position_ids=rows.position_ids, use_cache=False
         ).last_hidden_state
@@ -75,8 +73,8 @@ def packed_states(transformer: Any, rows: Rows) -> Tensor:
 
 
 @contextlib.contextmanager
-def attention_for(transformer: Any, width: int) -> Iterator[str]:
-    """The faster attention for rows of this width; yields its name. See ``EAGER_BELOW``."""
+def attention_for(transformer: Any, width: int) -> Iterator[None]:
+    """The faster attention for rows of this width. See ``EAGER_BELOW``."""
     config = transformer.config
     usual = config._attn_implementation
     narrow = (
@@ -89,11 +87,11 @@ def attention_for(transformer: Any, width: int) -> Iterator[str]:
         )  # computed again elsewhere
     )
     if not narrow:
-        yield usual
+        yield
         return
     config._attn_implementation = "eager"
     try:
-        yield "eager"
+        yield
     finally:
         config._attn_implementation = usual
 
@@ -108,6 +106,12 @@ def can_pack(transformer: Any) -> bool:
                 f"slower: {reason}. Set packing: false to say so yourself"
             )
     return _reasons[transformer] is None
+
+
+def same_kind(transformer: Any, source: Any) -> None:
+    """A copy that only computes faster can what its source can; it is not tried again."""
+    if source in _reasons:
+        _reasons[transformer] = _reasons[source]
 
 
 def why_not_packed(transformer: Any) -> str | None:
@@ -136,6 +140,8 @@ def why_not_packed(transformer: Any) -> str | None:
             together = packed_states(transformer, rows)[rows.place]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         return f"its attention takes no mask of its own ({str(error).splitlines()[0]})"
+    if not torch.isfinite(apart[mask]).all():
+        return None  # the weights are no numbers, which the first step says
     difference = float((together - apart)[mask].abs().max() / apart[mask].abs().max().clamp(min=1))
     tolerance = 1e-3 if transformer.dtype == torch.float32 else 0.05
-    return f"states differ by {difference:.2g}" if difference > tolerance else None
+    return None if difference <= tolerance else f"states differ by {difference:.2g}"  # NaN is no agreement

@@ -76,9 +76,20 @@ def check_source(source: str) -> None:
 
 
 def read_config(source: str) -> Any:
-    """The ``transformers`` config of a directory or hub id."""
+    """The ``transformers`` config of a directory or hub id.
+
+    Raises:
+        FileNotFoundError: see ``check_source``.
+        ValueError: the model reads more than text.
+    """
     check_source(source)
-    return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    if config.get_text_config() is not config:
+        raise ValueError(
+            f"{source} is a {config.model_type} model, with a text model inside: only text is trained here; save that model "
+            f"({config.get_text_config().model_type}) in a directory of its own and give that"
+        )
+    return config
 
 
 def beyond_context(config: Any, name: str, needs: Mapping[str, int]) -> list[str]:
@@ -180,8 +191,7 @@ def load_policy(source: ModelSource, tokenizer: Any, dtype: torch.dtype = torch.
             set_special_tokens(config, tokenizer)
             model = AutoModelForCausalLM.from_config(without_dropout(config), dtype=dtype)
         else:
-            check_source(source)
-            config = without_dropout(AutoConfig.from_pretrained(source, trust_remote_code=False))
+            config = without_dropout(read_config(source))
             if any("SequenceClassification" in name for name in config.architectures or []):
                 raise ValueError(
                     f"{source} is a reward model ({', '.join(config.architectures)}), which predicts no tokens: give the "

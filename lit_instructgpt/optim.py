@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -61,8 +62,8 @@ def build_optimizer(make: Callable[[Any], Optimizer], parameters: Any, *models: 
     return optimizer
 
 
-def check_trainer(trainer: Trainer, where: str) -> None:
-    """Refuses Trainer settings that hand-made steps would ignore.
+def check_trainer(trainer: Trainer, where: str, micro_batch_tokens: int | None = None) -> None:
+    """Refuses Trainer settings that hand-made steps would ignore, or do not know.
 
     Raises:
         ValueError: naming the setting of ours that takes their place.
@@ -77,6 +78,16 @@ def check_trainer(trainer: Trainer, where: str) -> None:
         problems.append(
             f"trainer.precision is {trainer.precision}: float16 needs a loss scale, which clipping and the step here do "
             "not know; set bf16-mixed"
+        )
+    if trainer.precision == "bf16-true":
+        rank_zero_warn(
+            f"{where}: trainer.precision is bf16-true: weights and optimizer state in bfloat16 lose updates below 1/256 of a "
+            "weight; bf16-mixed keeps float32 weights"
+        )
+    if micro_batch_tokens is not None and trainer.world_size > 1:
+        problems.append(
+            f"micro_batch_tokens is {micro_batch_tokens} on {trainer.world_size} devices, which would take different numbers "
+            "of backward passes and wait for one another: set micro_batch_size instead"
         )
     if trainer.gradient_clip_val:
         problems.append(

@@ -10,6 +10,7 @@ import torch
 from lit_instructgpt.batch import PromptBatch
 from lit_instructgpt.engines import ENGINES, EngineName
 from lit_instructgpt.formatting import PromptFormat
+from lit_instructgpt.inference import arithmetic, inference_copy
 
 
 @dataclass
@@ -44,6 +45,8 @@ def sample_ids(policy: Any, tokenizer: Any, batch: PromptBatch, sampling: Sampli
     """
     device = batch.input_ids.device
     generator = torch.Generator(device).manual_seed(sampling.seed * 1_000_003 + stream)
+    if sampling.engine != "continuous_batching":
+        policy = inference_copy(policy, arithmetic(policy))
     found = ENGINES[sampling.engine](
         policy, batch.input_ids, batch.attention_mask, sampling.max_new_tokens, tokenizer.eos_token_id,
         tokenizer.pad_token_id, sampling.temperature, generator, sampling.num_samples,

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from lit_instructgpt.functional import last_index
 from lit_instructgpt.hidden import hidden_states
-from lit_instructgpt.models import check_source, fit_embeddings, quiet_loading, set_special_tokens, without_dropout
+from lit_instructgpt.models import fit_embeddings, quiet_loading, read_config, set_special_tokens, without_dropout
 from lit_instructgpt.packing import Sharing
 
 
@@ -52,9 +52,8 @@ class ScalarModel(nn.Module):
         Raises:
             ValueError: a classifier with several labels.
         """
-        check_source(source)
         with quiet_loading():
-            config = without_dropout(AutoConfig.from_pretrained(source, trust_remote_code=False))
+            config = without_dropout(read_config(source))
             trained = any("SequenceClassification" in name for name in config.architectures or [])
             if need_head and not trained:
                 raise ValueError(

@@ -11,11 +11,12 @@ import transformers
 from scipy.stats import chi2
 from stages import token_nlls
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
 from lit_instructgpt.batch import PromptBatch, pad
 from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.functional import token_logprobs
-from lit_instructgpt.generation import choose, sample
+from lit_instructgpt.generation import RoomyLayer, choose, prefill, sample
 from lit_instructgpt.logprobs import next_token_logits
 from lit_instructgpt.models import inference_mode, load_policy, quiet_loading
 from lit_instructgpt.sampling import Sampling, sample_ids, sample_texts
@@ -305,3 +306,75 @@ def test_every_batch_and_seed_has_its_own_random_numbers(tiny_dir: Callable[[str
 def test_sampling_settings_out_of_range_are_refused(bad: dict[str, Any]):
     with pytest.raises(ValueError, match="sampling"):
         Sampling(**bad)
+
+
+def test_storage_that_grows_changes_nothing(
+    family: str, tiny_dir: Callable[[str], str], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+):
+    policy = load_policy(tiny_dir(family), tokenizer)
+    ids, mask = left_padded()
+    expected = sample(policy, ids, mask, 30, NEVER, 1, 1.0, torch.Generator().manual_seed(3))
+    monkeypatch.setattr("lit_instructgpt.generation.ROOM", 1)
+    found = sample(policy, ids, mask, 30, NEVER, 1, 1.0, torch.Generator().manual_seed(3))
+    assert found.ids.equal(expected.ids)
+    assert found.logprobs is not None
+    assert expected.logprobs is not None
+    torch.testing.assert_close(found.logprobs, expected.logprobs, atol=1e-6, rtol=0)
+
+
+def test_under_autocast_the_cache_is_in_its_dtype_and_the_numbers_are_those_of_generate(
+    family: str, tiny_dir: Callable[[str], str], tokenizer: Any
+):
+    policy = load_policy(tiny_dir(family), tokenizer).eval()
+    ids, mask = left_padded()
+    config = transformers.GenerationConfig(
+        do_sample=False, max_new_tokens=12, eos_token_id=None, pad_token_id=tokenizer.pad_token_id
+    )
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), torch.no_grad():
+        _, cache, _ = prefill(policy, ids, mask, 1)
+        assert {layer.keys.dtype for layer in cache.layers} == {torch.bfloat16}
+        assert {layer.values.dtype for layer in cache.layers} == {torch.bfloat16}
+        found = sample(policy, ids, mask, 12, NEVER, tokenizer.pad_token_id, temperature=0).ids
+        expected = plain(tiny_dir(family)).generate(ids, attention_mask=mask.long(), generation_config=config)
+    assert found.tolist() == expected[:, ids.shape[1] :].tolist()
+
+
+def test_keys_and_values_may_differ_in_size():
+    layer = DynamicLayer()
+    layer.update(torch.ones(2, 1, 3, 4), torch.ones(2, 1, 3, 6))
+    roomy = RoomyLayer(layer, 2, 3)
+    roomy.fill(torch.arange(2), layer.keys, layer.values)
+    keys, values = roomy.update(torch.full((2, 1, 1, 4), 2.0), torch.full((2, 1, 1, 6), 3.0))
+    assert keys.shape == (2, 1, 4, 4)
+    assert values.shape == (2, 1, 4, 6)
+    assert keys[0, 0, :, 0].tolist() == [1, 1, 1, 2]
+    assert values[1, 0, :, 5].tolist() == [1, 1, 1, 3]
+
+
+def test_a_family_with_windows_samples_as_generate_does(make_tokenizer: Any, tmp_path: Path):
+    """Its cache is its own: rows stay, and every sample computes its prompt."""
+    config = transformers.MistralConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    policy = transformers.MistralForCausalLM(config).eval()
+    ids, mask = left_padded()
+    generation = transformers.GenerationConfig(do_sample=False, max_new_tokens=9, eos_token_id=None, pad_token_id=1)
+    expected = policy.generate(ids, attention_mask=mask.long(), generation_config=generation)[:, ids.shape[1] :]
+    found = sample(policy, ids, mask, 9, NEVER, 1, temperature=0, num_samples=2).ids
+    assert found.tolist() == expected.repeat_interleave(2, 0).tolist()
+    eos = int(expected[0, 3])
+    cut = sample(policy, ids, mask, 9, eos, 1, temperature=0)
+    for row, keep, whole in zip(cut.ids.tolist(), cut.mask, expected.tolist(), strict=True):
+        length = whole.index(eos) + 1 if eos in whole else 9
+        assert int(keep.sum()) == length
+        assert row[:length] == whole[:length]
+
+
+def test_weights_that_are_no_numbers_are_named(tiny_dir: Callable[[str], str], tokenizer: Any):
+    policy = load_policy(tiny_dir("llama"), tokenizer)
+    with torch.no_grad():
+        policy.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="logits are not finite"):
+        sample(policy, *left_padded(), 3, NEVER, 1)

@@ -94,7 +94,7 @@ LOW = {
     "batch",
     "packing",
     "hidden",
-    "casting",
+    "inference",
     "scalar_model",
     "ema",
     "formatting",

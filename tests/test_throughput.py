@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.throughput import CASES, FORMAT, Case, amount, prepare, table
+from benchmarks.throughput import CASES, FORMAT, Case, amount, prepare, sides, summary, table
 from lit_instructgpt.datamodules import ComparisonDataModule, DemoDataModule, PromptDataModule
 from lit_instructgpt.datamodules.tokenizing import Reading
 from lit_instructgpt.formatting import PromptFormat
@@ -83,4 +83,28 @@ def test_the_names_of_the_cases_are_their_own():
 def test_the_table_says_what_was_not_measured():
     row = {"name": "sft/m", "unit": "tokens/s", "rate": {"ours": 1234.5, "trl": None}, "ratio_to_peer": None,
            "ratio_to_floor": 0.961, "memory_ratio_to_peer": None}  # fmt: skip
-    assert table([row]).splitlines()[-1] == "| sft/m | 1,234.5 tokens/s | - | - | - | 0.96 | - |"
+    head, _, line = table([row]).splitlines()
+    assert line == "| sft/m | 1,234.5 tokens/s | - | - | - | - | - | 0.96 | - | - |"
+    assert head.count("|") == line.count("|")
+
+
+def test_a_summary_by_hand():
+    """Ratios are taken within a round, and the median is theirs."""
+    found = {
+        "ours": [{"rate": 4.0, "peak_mb": 100.0, "phases": []}, {"rate": 6.0, "peak_mb": 110.0, "phases": []},
+                 {"rate": 5.0, "peak_mb": 120.0, "phases": []}],
+        "trl": [{"rate": 1.0, "peak_mb": 200.0, "phases": []}, {"rate": 3.0, "peak_mb": 200.0, "phases": []},
+                {"rate": 2.0, "peak_mb": 200.0, "phases": []}],
+    }  # fmt: skip
+    row = summary(Case("sft", "tiny-llama", "float32"), found, 3)
+    assert row["rate"] == {"ours": 5.0, "trl": 2.0}
+    assert row["ratio_to_peer"] == 2.5, "of 4, 2 and 2.5"
+    assert row["memory_ratio_to_peer"] == 0.55
+    assert row["ratio_to_floor"] is None
+
+
+def test_who_takes_part():
+    assert sides(Case("sft", "tiny-llama", "float32")) == ["trl", "trl-allocator", "loop"]
+    assert "litgpt" in sides(Case("sft", "smollm2-135m", "bf16-autocast"))
+    assert "recommended" in sides(Case("ppo", "smollm2-135m", "float32"))
+    assert "recommended" not in sides(Case("ppo", "smollm2-135m", "bf16-autocast"))

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.profiler import ProfilerActivity, profile, tensorboard_trace_handler
 
 KINDS = {
-    "matrix products": ("mm", "bmm", "addmm", "baddbmm", "linear", "matmul", "mkldnn_linear"),
+    "matrix products": ("mm", "bmm", "addmm", "baddbmm", "linear", "matmul", "_linear_pointwise"),
     "attention": ("scaled_dot_product", "flash_attention", "efficient_attention", "softmax"),
     "optimizer": ("fused_adam", "Optimizer.", "_foreach"),
     "data": ("DataLoader",),
@@ -66,12 +66,14 @@ class Profile(Callback):
             )
 
     def _start(self, trainer: Trainer) -> None:
-        cuda = torch.cuda.is_available() and next(trainer.lightning_module.parameters()).is_cuda
-        self.profiler = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])])
+        self.cuda = trainer.lightning_module.device.type == "cuda"
+        self.profiler = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.cuda else [])])
         self.profiler.start()
         self.seconds = time.perf_counter()
 
     def _stop(self, trainer: Trainer, steps: int) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
         wall = time.perf_counter() - self.seconds
         self.profiler.stop()
         profiler, self.profiler = self.profiler, None
@@ -79,7 +81,11 @@ class Profile(Callback):
         if not steps or not trainer.is_global_zero:
             return
         tensorboard_trace_handler(str(folder))(profiler)
-        events = [(event.key, event.self_cpu_time_total / 1e6) for event in profiler.key_averages()]
+        events = [  # of the operations, and not of their kernels again
+            (event.key, (event.self_device_time_total if self.cuda else event.self_cpu_time_total) / 1e6)
+            for event in profiler.key_averages()
+            if event.device_type.name == "CPU"
+        ]
         found = shares(events, wall)
         text = json.dumps({"steps": steps, "seconds": round(wall, 4), "kinds": found}, indent=1)
         (folder / "shares.json").write_text(text + "\n", encoding="utf-8")

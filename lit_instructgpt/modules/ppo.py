@@ -5,6 +5,7 @@ Read ``training_step`` first: it is the whole algorithm. Every formula is one ca
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_instructgpt import functional as F
-from lit_instructgpt.batch import DemoBatch, PromptBatch, Rollout
-from lit_instructgpt.casting import LowPrecisionCopy, cast_matrices
+from lit_instructgpt.batch import DemoBatch, PromptBatch, Rollout, tokens_per_pass
 from lit_instructgpt.ema import WeightEMA
 from lit_instructgpt.engines import ENGINES
+from lit_instructgpt.hidden import can_pack
+from lit_instructgpt.inference import freeze_matrices, inference_copy
 from lit_instructgpt.logprobs import response_logprobs, target_logprobs
 from lit_instructgpt.models import inference_mode, load_policy, load_tokenizer, quiet_loading
 from lit_instructgpt.modules.ppo_config import PPOConfig
@@ -80,7 +82,7 @@ class PPOModule(LightningModule):
         self.seconds: dict[str, float] = {}
         self.metrics = Metrics()
         self.samples_per_prompt = 1
-        self.low_precision: LowPrecisionCopy | None = None
+        self.frozen_in: torch.dtype | None = None
 
     # ------------------------------------------------------------------ the algorithm
 
@@ -101,8 +103,10 @@ class PPOModule(LightningModule):
     def roll_out(self, prompts: PromptBatch, num_samples: int = 1) -> Rollout:
         """Samples ``num_samples`` responses per prompt and scores them; no gradients. Advantages are still empty."""
         with inference_mode(self.policy, self.ref, self.value_model), self.phase("rollout"):
-            generator = torch.Generator(self.device).manual_seed(self.ppo.seed * 1_000_003 + self.iteration)
-            policy = self.sampling_policy()
+            stream = (self.ppo.seed * 1_000_003 + self.iteration) * self.trainer.world_size + self.global_rank
+            generator = torch.Generator(self.device).manual_seed(stream)
+            own = self.ppo.engine != "continuous_batching"  # which makes a copy of its own
+            policy = inference_copy(self.policy, self.arithmetic()) if own else self.policy
             sampled = ENGINES[self.ppo.engine](
                 policy, prompts.input_ids, prompts.attention_mask, self.ppo.max_new_tokens, self.tokenizer.eos_token_id,
                 self.tokenizer.pad_token_id, self.ppo.temperature, generator, num_samples,
@@ -114,21 +118,38 @@ class PPOModule(LightningModule):
             if sampled.logprobs is not None:
                 rollout.logprobs = sampled.logprobs
         with inference_mode(self.policy, self.ref, self.value_model), self.phase("scoring"):
-            if sampled.logprobs is None or not self.sampler_agrees(policy, rollout):
-                for part_rows, part in self.micro_batches(rollout):
-                    rollout.logprobs[part_rows, : part.response_mask.shape[1]] = self.logprobs(policy, part)[0]
+            if sampled.logprobs is None:
+                rollout.logprobs = self.old_logprobs(policy, rollout)
+            else:
+                self.check_sampler(policy, rollout)
             self.score(rollout, [prompts.text[i] for i in rows.tolist()])
         return rollout
 
-    def sampler_agrees(self, policy: Any, rollout: Rollout) -> bool:
-        """Whether the log-probabilities of sampling are those of the training forward pass, on a few episodes."""
+    def old_logprobs(self, policy: Any, rollout: Rollout) -> Tensor:
+        """Log-probabilities of the responses in the training forward pass: [B, R]."""
+        found = torch.zeros_like(rollout.logprobs)
+        for rows, part in self.micro_batches(rollout):
+            found[rows, : part.response_mask.shape[1]] = self.logprobs(policy, part)[0]
+        return found
+
+    def check_sampler(self, policy: Any, rollout: Rollout) -> None:
+        """Replaces the log-probabilities that sampling saw where those of the training forward pass are others.
+
+        A few episodes decide: if they agree within ``sampler_tolerance``, those of sampling serve for all.
+        """
         num = len(rollout)
-        few = torch.arange(0, num, max(num // max(num // 16, 2), 1), device=self.device)
-        part = rollout.take(few).trim()
-        again = self.logprobs(policy, part)[0]
-        gap = (again - part.logprobs)[part.response_mask].abs().max().item()
+        few = torch.arange(num, device=self.device)[:: max(num // 8, 1)][: max(min(num // 8, 8), 2)]
+        if self.ppo.sampler_tolerance == 0:
+            few = few[:0]
+        for rows in (few, torch.arange(num, device=self.device)):
+            part = rollout.take(rows)
+            again = self.old_logprobs(policy, part)
+            gap = (again - part.logprobs)[part.response_mask].abs().max().item() if len(rows) else math.inf
+            if gap <= self.ppo.sampler_tolerance:
+                break
+        else:
+            rollout.logprobs = again
         self.metrics.add(sampling__logprob_gap=gap)
-        return 0 < self.ppo.sampler_tolerance >= gap
 
     def score(self, rollout: Rollout, prompts: Sequence[str]) -> None:
         """Fills in reference log-probabilities, values and scores, over micro-batches of similar length."""
@@ -198,7 +219,7 @@ class PPOModule(LightningModule):
     def backward_ppo(self, minibatch: Rollout) -> None:
         """Gradients of the clipped policy and value losses, means over the minibatch's response tokens."""
         ppo = self.ppo
-        num_tokens = sum_over_ranks(self, minibatch.response_mask.sum()) / self.trainer.world_size
+        num_tokens = sum_over_ranks(self, minibatch.response_mask.sum()).float() / self.trainer.world_size
         for _, part in self.micro_batches(minibatch):
             mask = part.response_mask
             with torch.set_grad_enabled(True):
@@ -212,9 +233,8 @@ class PPOModule(LightningModule):
 
     def backward_ptx(self, text: DemoBatch) -> None:
         """Gradient of Eq. 2's second term: ptx_coef times the mean negative log-likelihood per token of text."""
-        num_tokens = sum_over_ranks(self, text.response_mask.sum()) / self.trainer.world_size
-        lengths = text.attention_mask.sum(1)
-        for rows in passes(lengths, None, self.ppo.micro_batch_tokens, self.ppo.micro_batch_size):
+        num_tokens = sum_over_ranks(self, text.response_mask.sum()).float() / self.trainer.world_size
+        for rows in passes(text.attention_mask.sum(1), None, *self.limits()):
             part = text.take(rows)
             logprobs, _ = target_logprobs(
                 self.policy, part.input_ids, part.attention_mask, part.response_mask, packing=self.ppo.packing
@@ -241,21 +261,45 @@ class PPOModule(LightningModule):
 
     def sharing(self, part: Rollout) -> Sharing | None:
         """Which episodes have their prompt in common, where that is less work; None with one sample per prompt."""
-        if self.samples_per_prompt == 1:
+        if self.samples_per_prompt == 1 or not (self.ppo.packing and can_pack(self.policy.base_model)):
             return None
         lengths, num_response = part.attention_mask.sum(1), part.response_mask.sum(1)
         return Sharing(part.prompt, lengths - num_response).where_less_work(lengths, self.policy.config.hidden_size)
 
     def micro_batches(self, rollout: Rollout) -> Iterator[tuple[Tensor, Rollout]]:
         """Row indices and episodes of about one length, cut to their own padding; those of a prompt stay together."""
-        lengths = rollout.attention_mask.sum(1)
-        sharing = Sharing(rollout.prompt, lengths - rollout.response_mask.sum(1))
-        for rows in passes(lengths, sharing, self.ppo.micro_batch_tokens, self.ppo.micro_batch_size):
+        shared = self.sharing(rollout)
+        num_shared = torch.zeros_like(rollout.prompt) if shared is None else shared.num_prompt
+        for rows in passes(rollout.attention_mask.sum(1), Sharing(rollout.prompt, num_shared), *self.limits()):
             yield rows, rollout.take(rows).trim()
 
-    def sampling_policy(self) -> Any:
-        """The policy for passes without gradients: under bf16 autocast with matrices that are cast once and for all."""
-        return self.policy if self.low_precision is None else self.low_precision.refreshed()
+    def limits(self) -> tuple[int | None, int | None]:
+        """Tokens and sequences of a pass, as asked for; without a limit, as many tokens as keep the device busy."""
+        asked = self.ppo.micro_batch_tokens, self.ppo.micro_batch_size
+        if asked == (None, None) and self.trainer.world_size == 1:  # every process must take as many passes
+            return tokens_per_pass(self.device), None
+        return asked
+
+    def arithmetic(self) -> torch.dtype:
+        """Of matrix products without gradients."""
+        return torch.bfloat16 if self.trainer.precision == "bf16-mixed" else torch.float32
+
+    def freeze_models(self) -> None:
+        """Brings reference and reward model into the dtype in which they score, once.
+
+        Raises:
+            ValueError: they have been in another one, and have lost its digits.
+        """
+        dtype = torch.bfloat16 if self.ppo.frozen_dtype == "bfloat16" else self.arithmetic()
+        if self.frozen_in not in (None, dtype):
+            raise ValueError(
+                f"the frozen models are in {self.frozen_in} from an earlier run: make a new PPOModule for {dtype}"
+            )
+        if self.frozen_in is None:
+            freeze_matrices(self.ref, dtype)
+            if self.reward_fn is None:
+                freeze_matrices(self.reward_model.model, dtype)
+        self.frozen_in = dtype
 
     def frozen_precision(self) -> Any:
         """Autocast for the passes of reference and reward model, if they are asked for in bfloat16."""
@@ -331,7 +375,7 @@ class PPOModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuses Trainer settings that would be ignored: later, Lightning refuses them without a remedy."""
-        check_trainer(self.trainer, "PPOModule")
+        check_trainer(self.trainer, "PPOModule", self.ppo.micro_batch_tokens)
         return []
 
     def on_fit_start(self) -> None:
@@ -340,17 +384,12 @@ class PPOModule(LightningModule):
             self.ema.average = {name: x.to(self.device) for name, x in self.ema.average.items()}
         self.samples_per_prompt = self.trainer.datamodule.samples_per_prompt  # type: ignore[attr-defined]
         check_before_training(self)
-        mixed = self.trainer.precision == "bf16-mixed"
-        if mixed:
-            self.low_precision = LowPrecisionCopy(self.policy)
-        if mixed or self.ppo.frozen_dtype == "bfloat16":
-            cast_matrices(self.ref)
-            if self.reward_fn is None:
-                cast_matrices(self.reward_model.model)
+        self.freeze_models()
 
     def on_validation_start(self) -> None:
         """Refuses what does not fit the contexts of the models: validation alone has no other check."""
         check_lengths(self)
+        self.freeze_models()
 
     on_test_start = on_validation_start
 

@@ -41,7 +41,7 @@ class RankingRM(LightningModule):
         num_warmup_steps: linear warm-up; the paper has none.
         soft_ties: train tied outputs towards equal scores; the paper drops ties.
         micro_batch_size: prompts per backward pass, to save memory; does not change the result.
-        micro_batch_tokens: tokens per backward pass, a prompt counted once for all its completions; as well, or instead.
+        micro_batch_tokens: tokens per backward pass, as they are computed: a shared prompt counts once; as well, or instead.
         max_grad_norm: clip the gradient's global norm; the paper does not say that it did.
         seed: of the new head.
         packing: compute a prompt once for all its completions, and put several units into a row; changes no
@@ -87,7 +87,7 @@ class RankingRM(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuses Trainer settings that would be ignored: later, Lightning refuses them without a remedy."""
-        check_trainer(self.trainer, "RankingRM")
+        check_trainer(self.trainer, "RankingRM", self.micro_batch_tokens)
         return []
 
     def on_fit_start(self) -> None:
@@ -112,12 +112,7 @@ class RankingRM(LightningModule):
         assert self.reward_model is not None
         prompt, number = batch.completion_mask.nonzero(as_tuple=True)
         ids, mask = batch.input_ids[prompt, number], batch.attention_mask[prompt, number]
-        lengths = mask.sum(1)
-        sharing = no_sharing(len(ids), ids.device)
-        if self.packing and can_pack(self.reward_model.model.base_model):
-            num_prompt = batch.attention_mask[:, 0].sum(-1) - batch.response_length[:, 0]
-            hidden_size = self.reward_model.model.score.in_features
-            sharing = Sharing(prompt, num_prompt[prompt]).where_less_work(lengths, hidden_size)
+        lengths, sharing = mask.sum(1), self.sharing(batch)
         scores = torch.zeros_like(batch.completion_mask, dtype=torch.float32)
         for take in passes(lengths, sharing, tokens_per_pass(self.device)):
             width = int(lengths[take].max())
@@ -125,14 +120,31 @@ class RankingRM(LightningModule):
             scores = scores.index_put((prompt[take], number[take]), found)
         return scores
 
+    def sharing(self, batch: ComparisonBatch) -> Sharing:
+        """Which of the completions that exist have their prompt in common in a pass."""
+        assert self.reward_model is not None
+        prompt, number = batch.completion_mask.nonzero(as_tuple=True)
+        if not (self.packing and can_pack(self.reward_model.model.base_model)):
+            return no_sharing(len(prompt), prompt.device)
+        num_prompt = batch.attention_mask[:, 0].sum(-1) - batch.response_length[:, 0]
+        lengths = batch.attention_mask[prompt, number].sum(1)
+        return Sharing(prompt, num_prompt[prompt]).where_less_work(lengths, self.reward_model.model.score.in_features)
+
+    def num_tokens(self, batch: ComparisonBatch) -> Tensor:
+        """Tokens that each prompt's completions take in a pass: [B]."""
+        prompt, number = batch.completion_mask.nonzero(as_tuple=True)
+        sharing = self.sharing(batch)
+        again = torch.where(sharing.first(), 0, sharing.num_prompt)  # a shared prompt counts once
+        tokens = batch.attention_mask[prompt, number].sum(1) - again
+        return torch.zeros(len(batch), dtype=torch.int64, device=prompt.device).index_add_(0, prompt, tokens)
+
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """One optimizer step on one global batch of prompts."""
         _, counted = ranking_loss(batch.ranking.float(), batch.ranking, batch.completion_mask, self.soft_ties)
-        num_prompts = sum_over_ranks(self, counted.sum()).clamp(min=1) / self.trainer.world_size
-        loss = torch.zeros((), device=self.device)
+        num_prompts = sum_over_ranks(self, counted.sum()).float().clamp(min=1) / self.trainer.world_size
+        loss = torch.zeros((), device=self.device, dtype=torch.float32)
         accuracy = PairAccuracy().to(self.device)
-        num_tokens = batch.attention_mask[:, 0].sum(1) + batch.response_length[:, 1:].sum(1)
-        for rows in passes(num_tokens, None, self.micro_batch_tokens, self.micro_batch_size):
+        for rows in passes(self.num_tokens(batch), None, self.micro_batch_tokens, self.micro_batch_size):
             micro_batch = batch.take(rows)
             scores = self.scores(micro_batch)
             losses, _ = ranking_loss(scores, micro_batch.ranking, micro_batch.completion_mask, self.soft_ties)

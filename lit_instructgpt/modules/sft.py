@@ -107,7 +107,7 @@ class SFT(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuses Trainer settings that would be ignored: later, Lightning refuses them without a remedy."""
-        check_trainer(self.trainer, "SFT")
+        check_trainer(self.trainer, "SFT", self.micro_batch_tokens)
         return []
 
     def on_fit_start(self) -> None:
@@ -150,27 +150,28 @@ class SFT(LightningModule):
         later = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device) > 0
         return batch.attention_mask & later
 
-    def nll_sum(self, batch: DemoBatch) -> Tensor:
-        """Summed negative log-likelihood of the batch's targets, nats; rows of about one length go together."""
+    def nll_sums(self, batch: DemoBatch) -> Iterator[Tensor]:
+        """Summed negative log-likelihood, nats, of the targets of each pass; rows of about one length go together."""
         targets, lengths = self.targets(batch), batch.attention_mask.sum(1)
-        total = torch.zeros((), device=targets.device)
         for rows in passes(lengths, num_tokens=tokens_per_pass(targets.device)):
             width = int(lengths[rows].max())
             ids, mask, wanted = (x[rows, :width] for x in (batch.input_ids, batch.attention_mask, targets))
-            total = total - target_logprobs(self.policy, ids, mask, wanted, packing=self.packing)[0].sum()
-        return total
+            yield -target_logprobs(self.policy, ids, mask, wanted, packing=self.packing)[0].sum()
 
     def training_step(self, batch: DemoBatch, batch_idx: int) -> None:
         """One optimizer step on one global batch."""
         num_targets = self.targets(batch).sum()
-        per_rank = sum_over_ranks(self, num_targets) / self.trainer.world_size
-        loss = torch.zeros((), device=self.device)
+        per_rank = sum_over_ranks(self, num_targets).float() / self.trainer.world_size
+        loss = torch.zeros((), device=self.device, dtype=torch.float32)
         with self.dropout_numbers():
             lengths = batch.attention_mask.sum(1)
             for rows in passes(lengths, None, self.micro_batch_tokens, self.micro_batch_size):
-                part = self.nll_sum(batch.take(rows)) / per_rank
-                self.manual_backward(part)
-                loss += part.detach()
+                sums = self.nll_sums(batch.take(rows))
+                if self.trainer.world_size > 1:
+                    sums = iter([torch.stack(list(sums)).sum()])  # every process must take as many backward passes
+                for part in sums:
+                    self.manual_backward(part / per_rank)
+                    loss += part.detach() / per_rank
         grad_norm = clip_and_step(self, self.policy.parameters(), self.max_grad_norm)
         schedule = self.lr_schedulers()
         assert schedule is not None
@@ -196,7 +197,13 @@ class SFT(LightningModule):
             if rows.any():
                 part = batch.take(rows.nonzero().squeeze(1))
                 num = int(self.targets(part).sum())
-                self.log(name, self.nll_sum(part) / num, batch_size=num, prog_bar=True, sync_dist=True)
+                self.log(
+                    name,
+                    torch.stack(list(self.nll_sums(part))).sum() / num,
+                    batch_size=num,
+                    prog_bar=True,
+                    sync_dist=True,
+                )
         if self.reward_model is not None and not batch.is_text.all():
             self._log_rm_score(batch.take((~batch.is_text).nonzero().squeeze(1)))
 
@@ -237,7 +244,14 @@ class SFT(LightningModule):
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """K sampled responses per prompt, in the form of the ranking data (without a ranking)."""
         prompt_format = self.trainer.datamodule.format  # type: ignore[attr-defined]
-        texts = sample_texts(self.policy, self.tokenizer, prompt_format, batch, self.sampling, batch_idx)
+        texts = sample_texts(
+            self.policy,
+            self.tokenizer,
+            prompt_format,
+            batch,
+            self.sampling,
+            batch_idx * self.trainer.world_size + self.global_rank,
+        )
         return [
             {**record, "prompt": record["prompt"], "responses": responses}
             for record, responses in zip(batch.record, texts, strict=True)

@@ -365,7 +365,10 @@ def test_two_groups_and_a_warmup_from_a_tenth_for_the_policy_alone(
     assert {id(p) for p in value["params"]} == {id(p) for p in module.value_model.parameters()}
 
 
-def test_the_frozen_models_do_not_move(stopping_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path):
+def test_the_frozen_models_do_not_move(
+    stopping_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lit_instructgpt.inference.can_prepack", lambda *_: False)  # their weights can be looked at
     path, reward = stopping_dir("gpt2"), tiny_reward_dir("gpt2")
     module = PPOModule(path, reward_model=reward, optimizer=adamw(0.05), ppo=ppo(value_lr=0.05))
     fit(module, prompts(tmp_path, num_episodes=24), tmp_path)
@@ -692,9 +695,9 @@ def test_a_sampler_that_disagrees_is_not_believed(tiny_dir: Dirs, tiny_reward_di
     """Whoever samples with other numbers is found out, and the training forward pass is taken."""
 
     class Elsewhere(Watch):
-        def sampler_agrees(self, policy: Any, rollout: Rollout) -> bool:
+        def check_sampler(self, policy: Any, rollout: Rollout) -> None:
             rollout.logprobs += 0.1 * rollout.response_mask
-            return super().sampler_agrees(policy, rollout)
+            super().check_sampler(policy, rollout)
 
     module = Elsewhere(tiny_dir("gpt2"), reward_model=tiny_reward_dir("gpt2"), optimizer=sgd(0.1), ppo=ppo())
     _, record = fit(module, prompts(tmp_path), tmp_path)
@@ -717,7 +720,7 @@ def test_frozen_models_in_bfloat16_score_almost_the_same(tiny_dir: Dirs, tiny_re
         _, record = fit(module, prompts(tmp_path, valid=write(tmp_path / "v.jsonl", PROMPTS)), tmp_path)
         assert "val/objective/score" in record.validated[0], "validation scores with them too"
         found.append(module.rollouts[0])
-        assert (module.ref.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16) == (dtype == "bfloat16")
+        assert str(module.ref.model.layers[0].mlp.up_proj.weight.dtype) == f"torch.{dtype}"
     exact, rough = found
     assert rough.input_ids.equal(exact.input_ids)
     assert 0 < (rough.scores - exact.scores).abs().max() < 0.1
@@ -728,12 +731,40 @@ def test_frozen_models_in_bfloat16_score_almost_the_same(tiny_dir: Dirs, tiny_re
 def test_bf16_autocast_samples_and_scores_with_cast_copies(tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path):
     module = Watch(tiny_dir("llama"), reward_model=tiny_reward_dir("llama"), optimizer=sgd(0.1), ppo=ppo())
     _, record = fit(module, prompts(tmp_path, num_episodes=16), tmp_path, precision="bf16-mixed")
-    assert module.low_precision is not None
     assert {p.dtype for p in module.policy.parameters()} == {torch.float32}
-    assert not any(name.startswith("low_precision") for name in module.state_dict())
     for rollout, (before, _) in zip(module.rollouts, module.before, strict=True):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
             for rows, part in module.micro_batches(rollout):
                 expected = module.logprobs(before, part)[0]
                 assert expected.equal(rollout.logprobs[rows, : expected.shape[1]]), "the weights are those of now"
     assert record.logged[-1]["policy/ratio"] == pytest.approx(1, abs=0.01), "one minibatch: the policy that sampled"
+
+
+def test_no_pass_is_larger_than_the_limits(tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path):
+    """Of any model, in sampling's check, scoring, update and text; sampling itself has its rows at once."""
+    module = PPOModule(
+        tiny_dir("gpt_neox"), reward_model=tiny_reward_dir("gpt_neox"), optimizer=sgd(0.1),
+        ppo=ppo(micro_batch_size=2, packing=False, ptx_coef=1.0),
+    )  # fmt: skip
+    module.configure_model()
+    rows = []
+
+    def watch(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if not kwargs.get("use_cache") and module.iteration > 0:  # the first has its self-check
+            rows.append(len(args[0] if args else kwargs["input_ids"]))
+
+    for model in (module.policy, module.ref, module.value_model.model, module.reward_model.model):
+        model.gpt_neox.register_forward_pre_hook(watch, with_kwargs=True)
+    data = prompts(tmp_path, num_episodes=16, text=write(tmp_path / "t.jsonl", [{"text": "one two three " * 40}]))
+    fit(module, data, tmp_path)
+    assert max(rows) <= 2
+    assert len(rows) >= 8 * 3
+
+
+def test_frozen_models_are_not_frozen_twice_in_two_dtypes(tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path):
+    module = PPOModule(
+        tiny_dir("gpt2"), reward_model=tiny_reward_dir("gpt2"), optimizer=sgd(0.1), ppo=ppo(num_epochs=1)
+    )
+    fit(module, prompts(tmp_path), tmp_path, precision="bf16-mixed")
+    with pytest.raises(ValueError, match=r"in torch\.bfloat16 from an earlier run: make a new PPOModule"):
+        fit(module, prompts(tmp_path), tmp_path)

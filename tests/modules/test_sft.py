@@ -465,3 +465,26 @@ def test_samples_that_could_go_beyond_the_context_are_refused(
     module = SFT(tiny_dir("gpt2"), reward_model=tiny_reward_dir("gpt2"), sampling=Sampling(1, 128))
     with pytest.raises(ValueError, match=r"do not fit .*model\.sampling\.max_new_tokens \(128\)"):
         fit(module, data, tmp_path)
+
+
+def test_bf16_autocast_is_plain_transformers_under_autocast(tiny_dir: Any, tmp_path: Path):
+    """Loss of the first step; attention kernels and rows round differently."""
+    module = SFT(tiny_dir("llama"), optimizer=sgd(0.1), dropout=0.0)
+    _, record = fit(module, demos(tmp_path), tmp_path, precision="bf16-mixed")
+    policy, (total, num) = plain_policy(tiny_dir("llama")), (0.0, 0)
+    batch = record.batches[0]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for ids, mask, response in zip(batch.input_ids, batch.attention_mask, batch.response_mask, strict=True):
+            logits = policy(ids[mask][None]).logits[0].float()
+            found = logits.log_softmax(-1)[:-1].gather(1, ids[mask][1:, None]).squeeze(1)
+            total, num = total - float(found[response[mask][1:]].sum()), num + int(response.sum())
+    assert record.logged[0]["train/loss"] == pytest.approx(total / num, abs=5e-3)
+
+
+def test_bf16_weights_are_said_to_lose_updates(tiny_dir: Any, tmp_path: Path):
+    module = SFT(tiny_dir("llama"), optimizer=sgd(0.1), dropout=0.0)
+    with pytest.warns(UserWarning, match="bf16-true: weights and optimizer state in bfloat16 lose updates"):
+        _, record = fit(module, demos(tmp_path), tmp_path, precision="bf16-true")
+    exact = SFT(tiny_dir("llama"), optimizer=sgd(0.1), dropout=0.0)
+    _, expected = fit(exact, demos(tmp_path), tmp_path)
+    assert record.logged[0]["train/loss"] == pytest.approx(expected.logged[0]["train/loss"], rel=0.01)
