@@ -1,4 +1,4 @@
-"""Writes the tables of README.md from benchmarks/results: `python -m benchmarks.tables`."""
+"""Writes the tables of README.md and docs/performance.md from benchmarks/results: `python -m benchmarks.tables`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from benchmarks.throughput import table as cases
 
 RESULTS = Path("benchmarks/results")
 NAMES = {"base": "base", "sft": "SFT", "init": "PPO's start (SFT with text)", "ppo_ptx": "PPO-ptx"}
@@ -76,6 +78,92 @@ def real_data(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def throughput(results: dict[str, Any]) -> str:
+    """Our trainers beside others, case by case."""
+    peers = ", ".join(sorted({row["peer"].replace("==", " ") for row in results["rows"]}))
+    return (
+        f"{cases(results['rows'])}\n\n`{results['command']}`, medians of {min(row['rounds'] for row in results['rows'])} or "
+        f"more rounds; natural lengths: {results['natural_lengths']}; {peers}; {_where(results)}."
+    )
+
+
+def ideas(results: dict[str, Any]) -> str:
+    """Each idea alone."""
+    lines = ["| idea | before -> after | gain |", "|---|---|---|"]
+    for row in results["rows"]:
+        change = f"{row['seconds_before']:.3g} -> {row['seconds_after']:.3g} s"
+        if "peak_mb_before" in row:
+            change += f", {row['peak_mb_before']:,} -> {row['peak_mb_after']:,} MB"
+        lines.append(f"| {row['what']} | {change} | {row['gain']:.2f} |")
+    return "\n".join(
+        [*lines, "", f"`{results['command']}`, {results['model']}, {_rounds(results)}; {_where(results)}."]
+    )
+
+
+def growth(results: dict[str, Any]) -> str:
+    """Time per token, or per episode, as a multiple of that of the smallest size."""
+    lines = ["| stage | " + "size: time for each, attention's own growth taken out |", "|---|---|"]
+    for row in results["rows"]:
+        each = ", ".join(f"{size}: {value:.2f}" for size, value in row["relative_without_attention"].items())
+        factor = list(row["attention_factor"].values())[-1]
+        said = f" (attention: {factor:.2f} at the largest)" if factor != 1 else ""
+        lines.append(f"| {row['stage']}, {row['unit']} | {each}{said} |")
+    return "\n".join([*lines, "", f"`{results['command']}`, tiny Llama, {_rounds(results)}; {_where(results)}."])
+
+
+def engines(results: dict[str, Any]) -> str:
+    """Tokens per second of what samples."""
+    lines = ["| engine | dtype | tokens/s | ours is faster by |", "|---|---|---|---|"]
+    for row in results["rows"]:
+        cells = (row["engine"], row["dtype"], f"{row['tokens_per_second']:,.0f}", f"{row['own_is_faster_by']:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(
+        [*lines, "", f"`{results['command']}`, {results['model']}, {results['prompts']} prompts, "
+         f"{results['response_tokens']} tokens each, {_rounds(results)}; {_where(results)}."]
+    )  # fmt: skip
+
+
+def profiles(results: dict[str, Any]) -> str:
+    """Shares of a step's time."""
+    kinds = sorted({kind for row in results["rows"] for kind in row["shares"]}, key=lambda kind: -_total(results, kind))
+    lines = ["| case | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
+    for row in results["rows"]:
+        lines.append(f"| {row['case']} | " + " | ".join(f"{row['shares'].get(kind, 0):.1%}" for kind in kinds) + " |")
+    return "\n".join([*lines, "", f"`{results['command']}`; {_where(results)}."])
+
+
+def _total(results: dict[str, Any], kind: str) -> float:
+    return float(sum(row["shares"].get(kind, 0) for row in results["rows"]))
+
+
+def startup(results: dict[str, Any]) -> str:
+    """Seconds until something happens."""
+    seconds = results["seconds"]
+    return (
+        f"`lit-instructgpt --help`: {seconds['help']:.1f} s. From the start of `lit-instructgpt fit` to the end of the first "
+        f"training step of the tiny Llama: {seconds['first_step']:.1f} s (`{results['command']}`, {_rounds(results)}; "
+        f"{_where(results)})."
+    )
+
+
+def demo_times(results: dict[str, Any]) -> str:
+    """The demo, before and now."""
+    before, now = results["seconds"]["before"], results["seconds"]["now"]
+    commits = results["commits"]
+    return (
+        f"`make demo`, seed {results['seed']}: {before:.0f} s at {commits['before']}, {now:.0f} s at {commits['now']} "
+        f"({before / now:.2f} x; `{results['command']}`, {_rounds(results)}; {_where(results)})."
+    )
+
+
+def _rounds(results: dict[str, Any]) -> str:
+    return f"medians of {results['rounds']} rounds" if results["rounds"] > 1 else "one round"
+
+
+def _where(results: dict[str, Any]) -> str:
+    return f"{results['hardware']}, torch {results['versions']['torch']}"
+
+
 def fill(text: str, name: str, table: str) -> str:
     """The text with the part between the two marks of `name` replaced.
 
@@ -84,21 +172,28 @@ def fill(text: str, name: str, table: str) -> str:
     """
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     if begin not in text or end not in text:
-        raise ValueError(f"README.md has no {begin} ... {end}")
+        raise ValueError(f"there is no {begin} ... {end} in the file")
     head, rest = text.split(begin, 1)
     return f"{head}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}"
 
 
+PLACES = {
+    "README.md": (miniature, real_data),
+    "docs/performance.md": (throughput, ideas, growth, engines, profiles, startup, demo_times),
+}
+"""File -> what it shows; each from the result of the same name."""
+
+
 def main() -> None:
     """Fill the tables whose results are there."""
-    readme = Path("README.md")
-    text = readme.read_text(encoding="utf-8")
-    for name, table in (("miniature", miniature), ("real_data", real_data)):
-        results = RESULTS / f"{name}.json"
-        if results.is_file():
-            text = fill(text, name, table(json.loads(results.read_text(encoding="utf-8"))))
-            print(f"README.md: {name} from {results}")
-    readme.write_text(text, encoding="utf-8")
+    for file, tables in PLACES.items():
+        text = Path(file).read_text(encoding="utf-8")
+        for table in tables:
+            results = RESULTS / f"{table.__name__}.json"
+            if results.is_file():
+                text = fill(text, table.__name__, table(json.loads(results.read_text(encoding="utf-8"))))
+                print(f"{file}: {table.__name__} from {results}")
+        Path(file).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -91,7 +92,7 @@ CASES = [
     Case("rm", "smollm2-135m", "float32", "long-prompt", batch=1, micro=1, steps=1, warmup=1, num_completions=9,
          prompt=512),
     *[Case("ppo", "tiny-llama", d, batch=32, steps=4, response=48) for d in MAIN],
-    *[Case("ppo", "smollm2-135m", d, batch=16, steps=2, warmup=1, response=48) for d in PRECISION],
+    *[Case("ppo", "smollm2-135m", d, batch=16, steps=2, response=48) for d in MAIN],
 ]  # fmt: skip
 
 # ---------------------------------------------------------------------- models and records
@@ -328,6 +329,7 @@ def compare(case: Case, model: Path, human: list[Row], work: Path, rounds: int, 
         for side in found:
             out = (place / f"{side}-{turn}.json").resolve()
             out.unlink(missing_ok=True)
+            shutil.rmtree(out.with_suffix(""), ignore_errors=True)  # of an earlier comparison
             more = KEEP_FREED_MEMORY if side in ("trl-allocator", "loop") else {}
             result = run(command(side, case, model, place, work, out), out, more)
             if result is not None:

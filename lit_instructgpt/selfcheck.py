@@ -190,7 +190,7 @@ def check_first_rollout(module: PPOModule, rollout: Rollout) -> None:
     Raises:
         SelfCheckError: with all problems at once.
     """
-    tolerance = 1e-3 if module.trainer.precision == "32-true" else 0.5
+    tolerance = module.rounding()
     few = rollout.take(slice(0, min(8, len(rollout))))
     mask = few.response_mask
     problems = []

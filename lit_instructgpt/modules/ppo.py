@@ -41,6 +41,9 @@ from lit_instructgpt.packing import Sharing, passes
 from lit_instructgpt.scalar_model import ScalarModel
 from lit_instructgpt.selfcheck import check_before_training, check_first_rollout, check_lengths
 
+ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+"""Nats by which two passes over one sequence may differ in the log-probability of a token, and be the same policy's."""
+
 
 class PPOModule(LightningModule):
     """Trains a policy against a reward, with a KL penalty to the model it started from.
@@ -137,15 +140,18 @@ class PPOModule(LightningModule):
 
         A few episodes decide: if they agree within ``sampler_tolerance``, those of sampling serve for all.
         """
+        tolerance = self.ppo.sampler_tolerance
+        if tolerance is None:
+            tolerance = self.rounding()
         num = len(rollout)
         few = torch.arange(num, device=self.device)[:: max(num // 8, 1)][: max(min(num // 8, 8), 2)]
-        if self.ppo.sampler_tolerance == 0:
+        if tolerance == 0:
             few = few[:0]
         for rows in (few, torch.arange(num, device=self.device)):
             part = rollout.take(rows)
             again = self.old_logprobs(policy, part)
             gap = (again - part.logprobs)[part.response_mask].abs().max().item() if len(rows) else math.inf
-            if gap <= self.ppo.sampler_tolerance:
+            if gap <= tolerance:
                 break
         else:
             rollout.logprobs = again
@@ -283,6 +289,10 @@ class PPOModule(LightningModule):
     def arithmetic(self) -> torch.dtype:
         """Of matrix products without gradients."""
         return torch.bfloat16 if self.trainer.precision == "bf16-mixed" else torch.float32
+
+    def rounding(self) -> float:
+        """See ``ROUNDING``."""
+        return ROUNDING[self.arithmetic()]
 
     def freeze_models(self) -> None:
         """Brings reference and reward model into the dtype in which they score, once.

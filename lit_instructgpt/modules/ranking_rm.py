@@ -207,9 +207,8 @@ class RankingRM(LightningModule):
         scores = []
         with inference_mode(self.reward_model):
             for batch in data.demo_dataloader():
-                scores.append(
-                    self.reward_model.score(batch.input_ids.to(self.device), batch.attention_mask.to(self.device))
-                )
+                ids, mask = batch.input_ids.to(self.device), batch.attention_mask.to(self.device)
+                scores.append(self.reward_model.score(ids, mask, packing=self.packing))
         mean = torch.cat(scores).double().mean().item()
         self.reward_model.shift(-mean)
         rank_zero_info(
@@ -231,5 +230,5 @@ class RankingRM(LightningModule):
         ids = self.trainer.datamodule.train_items[0].ids[0]  # type: ignore[attr-defined]
         tokens = torch.tensor([ids], device=self.device)
         with inference_mode(self.reward_model):
-            score = self.reward_model.score(tokens, torch.ones_like(tokens, dtype=torch.bool))
+            score = self.reward_model.score(tokens, torch.ones_like(tokens, dtype=torch.bool), packing=self.packing)
         return {"input_ids": ids, "score": score.item()}
