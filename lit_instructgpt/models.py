@@ -228,6 +228,17 @@ def without_dropout(config: Any) -> Any:
     return config
 
 
+def checkpoint_activations(model: Any) -> None:
+    """Keeps the inputs of the layers alone for the backward pass, which computes the rest again.
+
+    Raises:
+        ValueError: the family cannot.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise ValueError(f"gradient_checkpointing: {type(model).__name__} does not support it; set it to false")
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
 def add_residual_dropout(model: nn.Module, probability: float) -> int:
     """The paper's residual dropout: on what each attention and MLP block adds to the residual stream.
 

@@ -26,7 +26,7 @@ from lit_instructgpt.engines import ENGINES
 from lit_instructgpt.hidden import can_pack
 from lit_instructgpt.inference import freeze_matrices, inference_copy
 from lit_instructgpt.logprobs import response_logprobs, target_logprobs
-from lit_instructgpt.models import inference_mode, load_policy, load_tokenizer, quiet_loading
+from lit_instructgpt.models import checkpoint_activations, inference_mode, load_policy, load_tokenizer, quiet_loading
 from lit_instructgpt.modules.ppo_config import PPOConfig
 from lit_instructgpt.modules.ppo_metrics import Metrics, rollout_stats
 from lit_instructgpt.optim import (
@@ -366,6 +366,9 @@ class PPOModule(LightningModule):
         self.ref = load_policy(self.policy_source, self.tokenizer).eval().requires_grad_(False)
         generator = torch.Generator().manual_seed(self.ppo.seed)
         self.value_model = ScalarModel.load(self.value_source, self.tokenizer, generator=generator)
+        if self.ppo.gradient_checkpointing:
+            checkpoint_activations(self.policy)
+            checkpoint_activations(self.value_model.model)
         if self.reward_source is not None:
             self.reward_model = (
                 ScalarModel.load(self.reward_source, self.tokenizer, need_head=True).eval().requires_grad_(False)

@@ -30,6 +30,8 @@ class PPOConfig:
         micro_batch_tokens: tokens per backward pass; as well, or instead.
         packing: put several episodes into a row, without padding; changes no result. Architectures where it would are
             told from the others, with a warning.
+        gradient_checkpointing: of policy and value model: keep the inputs of the layers alone for the backward pass, which
+            takes less memory and computes them again; changes no result.
         frozen_dtype: float32, or bfloat16 to score with reference and reward model in it where the training is in
             float32; under bf16 autocast they are in any case.
         engine: what samples: own, transformers' generate (the reference, slower) or its continuous_batching.
@@ -59,6 +61,7 @@ class PPOConfig:
     micro_batch_size: int | None = None
     micro_batch_tokens: int | None = None
     packing: bool = True
+    gradient_checkpointing: bool = False
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
     engine: EngineName = "own"
     sampler_tolerance: float | None = None

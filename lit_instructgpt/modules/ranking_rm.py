@@ -16,7 +16,7 @@ from lit_instructgpt.formatting import check_format
 from lit_instructgpt.functional import ranking_loss
 from lit_instructgpt.hidden import can_pack
 from lit_instructgpt.metrics import PairAccuracy, PairCalibration
-from lit_instructgpt.models import check_context, inference_mode, load_tokenizer
+from lit_instructgpt.models import check_context, checkpoint_activations, inference_mode, load_tokenizer
 from lit_instructgpt.modules.steps import num_optimizer_steps
 from lit_instructgpt.optim import (
     build_optimizer,
@@ -46,6 +46,8 @@ class RankingRM(LightningModule):
         seed: of the new head.
         packing: compute a prompt once for all its completions, and put several units into a row; changes no
             result. Architectures where it would are told from the others, with a warning.
+        gradient_checkpointing: keep the inputs of the layers alone for the backward pass: less memory, one forward pass
+            more; changes no result.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class RankingRM(LightningModule):
         max_grad_norm: float | None = None,
         seed: int = 0,
         packing: bool = True,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -69,6 +72,7 @@ class RankingRM(LightningModule):
         check_micro_batches(micro_batch_size, micro_batch_tokens)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.seed, self.packing = seed, packing
+        self.gradient_checkpointing = gradient_checkpointing
         self.tokenizer = load_tokenizer(model)
         self.reward_model: ScalarModel | None = None
         self.calibration = PairCalibration()
@@ -78,6 +82,8 @@ class RankingRM(LightningModule):
         if self.reward_model is None:
             generator = torch.Generator().manual_seed(self.seed)
             self.reward_model = ScalarModel.load(self.source, self.tokenizer, generator=generator)
+            if self.gradient_checkpointing:
+                checkpoint_activations(self.reward_model.model)
 
     def configure_optimizers(self) -> Any:
         """The optimizer with its cosine schedule."""

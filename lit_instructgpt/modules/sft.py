@@ -15,11 +15,13 @@ from torch import Tensor
 from lit_instructgpt.batch import DemoBatch, PromptBatch, pad, tokens_per_pass
 from lit_instructgpt.formatting import check_format
 from lit_instructgpt.generation import sample
+from lit_instructgpt.inference import arithmetic, inference_copy
 from lit_instructgpt.logprobs import target_logprobs
 from lit_instructgpt.models import (
     ModelSource,
     add_residual_dropout,
     check_context,
+    checkpoint_activations,
     inference_mode,
     load_policy,
     load_tokenizer,
@@ -61,6 +63,8 @@ class SFT(LightningModule):
         seed: of the dropout.
         packing: put several sequences into a row, without padding; changes no result. Architectures where it would
             are told from the others, with a warning.
+        gradient_checkpointing: keep the inputs of the layers alone for the backward pass: less memory, one forward pass
+            more; changes no result.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class SFT(LightningModule):
         sampling: Sampling | None = None,
         seed: int = 0,
         packing: bool = True,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
@@ -89,6 +94,7 @@ class SFT(LightningModule):
         check_micro_batches(micro_batch_size, micro_batch_tokens)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.sampling, self.seed, self.packing = sampling or Sampling(), seed, packing
+        self.gradient_checkpointing = gradient_checkpointing
         self.tokenizer = load_tokenizer(model)
         self.policy: Any = None
 
@@ -98,6 +104,8 @@ class SFT(LightningModule):
             self.policy = load_policy(self.source, self.tokenizer)
             if self.dropout:
                 add_residual_dropout(self.policy, self.dropout)
+            if self.gradient_checkpointing:
+                checkpoint_activations(self.policy)
 
     def configure_optimizers(self) -> Any:
         """The optimizer with its cosine schedule."""
@@ -233,7 +241,7 @@ class SFT(LightningModule):
         ids, mask = (x.to(self.device) for x in pad(prompts, self.tokenizer.pad_token_id, left=True))
         generator = torch.Generator(self.device).manual_seed(self.sampling.seed)
         found = sample(
-            self.policy, ids, mask, self.sampling.max_new_tokens, self.tokenizer.eos_token_id,
+            inference_copy(self.policy, arithmetic(self.policy)), ids, mask, self.sampling.max_new_tokens, self.tokenizer.eos_token_id,
             self.tokenizer.pad_token_id, self.sampling.temperature, generator,
         )  # fmt: skip
         scores = self._scorer.score_ids(torch.cat([ids, found.ids], 1), torch.cat([mask, found.mask], 1))
