@@ -243,11 +243,21 @@ def cast_once(s: Setting) -> tuple[Work, Work]:
     return lambda: run(False), lambda: run(True)
 
 
-def short_rows(s: Setting) -> tuple[Work, Work]:
-    """SFT under bf16 autocast, forward and backward: the flash kernel, or eager attention for short rows."""
+def short_rows_float32(s: Setting) -> tuple[Work, Work]:
+    """The same in float32."""
 
     def step(below: int) -> Tensor:
-        with patch.object(hidden, "EAGER_BELOW", below), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        with patch.object(hidden, "SHORT", below):
+            return s.gradient(s.policy, -target_logprobs(s.policy, s.ids, s.mask, s.targets)[0].mean())
+
+    return lambda: step(0), lambda: step(384)
+
+
+def short_rows(s: Setting) -> tuple[Work, Work]:
+    """SFT under bf16 autocast, forward and backward: the flash kernel, or plain attention for short rows."""
+
+    def step(below: int) -> Tensor:
+        with patch.object(hidden, "SHORT", below), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
             loss = -target_logprobs(s.policy, s.ids, s.mask, s.targets)[0].mean()
         return s.gradient(s.policy, loss)
 
@@ -293,6 +303,7 @@ IDEAS: dict[str, Callable[[Setting], tuple[Work, Work]]] = {
     "prepacked": prepacked,
     "cast-once": cast_once,
     "short-rows": short_rows,
+    "short-rows-float32": short_rows_float32,
     "frozen-bfloat16": frozen_bfloat16,
     "fused-optimizer": fused_optimizer,
 }

@@ -11,12 +11,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lit_instructgpt.attention import SHORT_ROWS
 from lit_instructgpt.models import inference_mode
 from lit_instructgpt.packing import Rows, Sharing, pack
 
-EAGER_BELOW = 384
-"""Rows of bfloat16 up to this width have eager attention on a CPU: its flash kernel is 2.5 times slower at 112 tokens,
-and not faster before 512 (docs/performance.md)."""
+SHORT = 384
+"""Rows up to this width have the attention of attention.py on a CPU: its flash kernel is slower below, in bfloat16 by far."""
 
 WINDOWS = ("sliding_window", "window_size", "attention_types", "attention_chunk_size")
 """Of configs whose attention looks at a window, counted in columns."""
@@ -48,12 +48,11 @@ def hidden_states(
     Returns:
         states [M, d], and place [B, T]: the state of token t of sequence b is ``states[place[b, t]]``.
     """
-    rows = None
-    if packing and can_pack(transformer):
-        rows = pack(input_ids, attention_mask, transformer.config.hidden_size, sharing)
+    packable = packing and can_pack(transformer)
+    rows = pack(input_ids, attention_mask, transformer.config.hidden_size, sharing) if packable else None
     if rows is not None:
         return packed_states(transformer, rows), rows.place
-    with attention_for(transformer, input_ids.shape[1]):
+    with attention_for(transformer, input_ids.shape[1]) if packable else contextlib.nullcontext():
         states = transformer(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=positions(attention_mask), use_cache=False
         ).last_hidden_state
@@ -74,14 +73,13 @@ def packed_states(transformer: Any, rows: Rows) -> Tensor:
 
 @contextlib.contextmanager
 def attention_for(transformer: Any, width: int) -> Iterator[None]:
-    """The faster attention for rows of this width. See ``EAGER_BELOW``."""
+    """The faster attention for rows of this width. See ``SHORT``."""
     config = transformer.config
     usual = config._attn_implementation
     narrow = (
         usual == "sdpa"
         and transformer.device.type == "cpu"
-        and torch.is_autocast_enabled("cpu")
-        and width <= EAGER_BELOW
+        and width <= SHORT
         and not any(
             getattr(m, "gradient_checkpointing", False) for m in transformer.modules()
         )  # computed again elsewhere
@@ -89,7 +87,7 @@ def attention_for(transformer: Any, width: int) -> Iterator[None]:
     if not narrow:
         yield
         return
-    config._attn_implementation = "eager"
+    config._attn_implementation = SHORT_ROWS
     try:
         yield
     finally:
@@ -138,7 +136,7 @@ def why_not_packed(transformer: Any) -> str | None:
                 input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
             ).last_hidden_state
             together = packed_states(transformer, rows)[rows.place]
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         return f"its attention takes no mask of its own ({str(error).splitlines()[0]})"
     if not torch.isfinite(apart[mask]).all():
         return None  # the weights are no numbers, which the first step says

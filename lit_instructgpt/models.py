@@ -236,7 +236,10 @@ def checkpoint_activations(model: Any) -> None:
     """
     if not model.supports_gradient_checkpointing:
         raise ValueError(f"gradient_checkpointing: {type(model).__name__} does not support it; set it to false")
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if hasattr(model, "activation_checkpointing_enable"):  # its newer name
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def add_residual_dropout(model: nn.Module, probability: float) -> int:

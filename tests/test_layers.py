@@ -93,6 +93,7 @@ LOW = {
     "kl_control",
     "batch",
     "packing",
+    "attention",
     "hidden",
     "inference",
     "scalar_model",

@@ -166,11 +166,11 @@ def test_scores_and_values_are_those_of_bare_sequences(family: str, tiny_reward_
             torch.testing.assert_close(values[row], plain.score(hidden)[-3:-1, 0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("short", [False, True])
 def test_bf16_autocast_agrees_to_its_own_rounding(
-    family: str, tiny_dir: Dirs, tokenizer: Any, eager: bool, monkeypatch: pytest.MonkeyPatch
+    family: str, tiny_dir: Dirs, tokenizer: Any, short: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("lit_instructgpt.hidden.EAGER_BELOW", 384 if eager else 0)
+    monkeypatch.setattr("lit_instructgpt.hidden.SHORT", 384 if short else 0)
     model = load_policy(tiny_dir(family), tokenizer).eval()
     ids, mask = pad(MANY, 1)
     with torch.no_grad():

@@ -240,8 +240,9 @@ class SFT(LightningModule):
         ]
         ids, mask = (x.to(self.device) for x in pad(prompts, self.tokenizer.pad_token_id, left=True))
         generator = torch.Generator(self.device).manual_seed(self.sampling.seed)
+        policy = inference_copy(self.policy, arithmetic(self.policy))
         found = sample(
-            inference_copy(self.policy, arithmetic(self.policy)), ids, mask, self.sampling.max_new_tokens, self.tokenizer.eos_token_id,
+            policy, ids, mask, self.sampling.max_new_tokens, self.tokenizer.eos_token_id,
             self.tokenizer.pad_token_id, self.sampling.temperature, generator,
         )  # fmt: skip
         scores = self._scorer.score_ids(torch.cat([ids, found.ids], 1), torch.cat([mask, found.mask], 1))
