@@ -233,7 +233,7 @@ def ours(case: Case, model: Path, work: Path, out: Path, recommended: bool = Fal
                            "micro_batch_size": case.micro, "value_lr": 1e-6, "ema_decay": None,
                            "max_grad_norm": 1.0}}  # fmt: skip
         if recommended:
-            module["ppo"] |= {"micro_batch_size": None, "micro_batch_tokens": 1024, "frozen_dtype": "bfloat16"}
+            module["ppo"] |= {"micro_batch_size": None, "micro_batch_tokens": 4096, "frozen_dtype": "bfloat16"}
     else:
         module |= {"model": str(model), "micro_batch_size": case.micro, "max_grad_norm": 1.0}
     if case.stage == "sft":
