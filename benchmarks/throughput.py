@@ -457,8 +457,9 @@ def in_order(done: dict[str, Row]) -> list[Row]:
 def default_text() -> list[str]:
     """Text to train the tiny tokenizers on where no data are given: the project's own documents."""
     root = Path(__file__).resolve().parent.parent
-    return [line for path in sorted(root.glob("**/*.md")) for line in path.read_text(encoding="utf-8").split("\n\n")
-            if ".venv" not in path.parts]  # fmt: skip
+    parts = [part for path in sorted([*root.glob("*.md"), *root.glob("docs/*.md")])
+             for part in path.read_text(encoding="utf-8").split("\n\n")]  # fmt: skip
+    return [part for part in parts if part.strip()]
 
 
 if __name__ == "__main__":
