@@ -224,6 +224,20 @@ def sampler_logprobs(s: Setting) -> tuple[Work, Work]:
     return before, after
 
 
+def values_from_update(s: Setting) -> tuple[Work, Work]:
+    """Values before the update, and the gradient of their loss: two passes, or one."""
+    value = s.reward_model()
+
+    def step(passes: int) -> Tensor:
+        with torch.set_grad_enabled(passes == 1):
+            values = value.values(s.ids, s.mask, s.targets[:, 1:])
+        again = values if passes == 1 else value.values(s.ids, s.mask, s.targets[:, 1:])
+        returns = values.detach() + s.ids[:, 1:].sin()
+        return s.gradient(value.model, (again - returns).square().mean())
+
+    return lambda: step(2), lambda: step(1)
+
+
 def prepacked(s: Setting) -> tuple[Work, Work]:
     """Sampling in float32: with the policy's own matrices, or with matrices laid out for oneDNN."""
 
@@ -300,6 +314,7 @@ IDEAS: dict[str, Callable[[Setting], tuple[Work, Work]]] = {
     "rows-leave": rows_leave,
     "draw-by-inversion": draw_by_inversion,
     "sampler-logprobs": sampler_logprobs,
+    "values-from-update": values_from_update,
     "prepacked": prepacked,
     "cast-once": cast_once,
     "short-rows": short_rows,

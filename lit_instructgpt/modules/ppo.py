@@ -94,18 +94,21 @@ class PPOModule(LightningModule):
         prompts: PromptBatch = batch["prompts"]
         text: DemoBatch | None = batch.get("text")
         self.metrics = Metrics()
-        rollout = self.estimate(self.roll_out(prompts, self.samples_per_prompt))
+        rollout = self.roll_out(prompts, self.samples_per_prompt)
+        minibatches = self.minibatches(len(rollout))
+        self.evaluate_states(rollout, minibatches[0])
+        self.estimate_advantages(rollout)
         if self.iteration == 0:
             check_first_rollout(self, rollout)
-        self.update(rollout, text)
+        self.update(rollout, minibatches, text)
         kl = float(sum_over_ranks(self, torch.tensor(self.log_rollout(rollout)))) / self.trainer.world_size
         if self.ppo.adaptive_kl is not None:
             self.kl_coef = self.ppo.adaptive_kl.next_coef(self.kl_coef, kl, len(rollout) * self.trainer.world_size)
         self.iteration += 1
 
     def roll_out(self, prompts: PromptBatch, num_samples: int = 1) -> Rollout:
-        """Samples ``num_samples`` responses per prompt and scores them; no gradients. Advantages are still empty."""
-        with inference_mode(self.policy, self.ref, self.value_model), self.phase("rollout"):
+        """Samples ``num_samples`` responses per prompt and scores them; no gradients. What needs values is still empty."""
+        with inference_mode(self.policy, self.ref), self.phase("rollout"):
             stream = (self.ppo.seed * 1_000_003 + self.iteration) * self.trainer.world_size + self.global_rank
             generator = torch.Generator(self.device).manual_seed(stream)
             own = self.ppo.engine != "continuous_batching"  # which makes a copy of its own
@@ -120,7 +123,7 @@ class PPOModule(LightningModule):
             rollout = Rollout.empty(ids, mask, sampled.mask, rows)
             if sampled.logprobs is not None:
                 rollout.logprobs = sampled.logprobs
-        with inference_mode(self.policy, self.ref, self.value_model), self.phase("scoring"):
+        with inference_mode(self.policy, self.ref), self.phase("scoring"):
             if sampled.logprobs is None:
                 rollout.logprobs = self.old_logprobs(policy, rollout)
             else:
@@ -158,12 +161,10 @@ class PPOModule(LightningModule):
         self.metrics.add(sampling__logprob_gap=gap)
 
     def score(self, rollout: Rollout, prompts: Sequence[str]) -> None:
-        """Fills in reference log-probabilities, values and scores, over micro-batches of similar length."""
+        """Fills in reference log-probabilities and scores, over micro-batches of similar length."""
         for rows, part in self.micro_batches(rollout):
-            num = part.response_mask.shape[1]
-            rollout.values[rows, :num] = self.values(part)
             with self.frozen_precision():
-                rollout.ref_logprobs[rows, :num] = self.logprobs(self.ref, part)[0]
+                rollout.ref_logprobs[rows, : part.response_mask.shape[1]] = self.logprobs(self.ref, part)[0]
                 if self.reward_fn is None:
                     rollout.scores[rows] = self.reward_model.score(
                         part.input_ids, part.attention_mask, self.sharing(part), self.ppo.packing
@@ -189,57 +190,102 @@ class PPOModule(LightningModule):
             for prompt, text, score, nats in zip(prompts, texts, rollout.scores.tolist(), kl.tolist(), strict=True)
         ]
 
-    def estimate(self, rollout: Rollout) -> Rollout:
-        """Rewards (Eq. 2, first term), advantages and returns."""
+    def minibatches(self, num_episodes: int) -> list[Tensor]:
+        """Rows of each optimizer step in turn: every epoch shuffles the prompts, whose episodes stay together."""
+        size, per_prompt = self.ppo.minibatch_size // self.trainer.world_size, self.samples_per_prompt
+        generator = torch.Generator().manual_seed(self.ppo.seed * 1_000_003 + self.iteration)
+        found: list[Tensor] = []
+        for _ in range(self.ppo.num_epochs):
+            prompts = torch.randperm(num_episodes // per_prompt, generator=generator).to(self.device)
+            order = (prompts[:, None] * per_prompt + torch.arange(per_prompt, device=self.device)).flatten()
+            found += torch.split(order, size)
+        return found
+
+    def evaluate_states(self, rollout: Rollout, first: Tensor) -> None:
+        """Fills in the values. Those of the first minibatch come from the forward pass of its update.
+
+        That update starts from the weights that the values are of: one pass serves as both.
+        """
+        others = torch.ones(len(rollout), dtype=torch.bool, device=self.device)
+        others[first] = False
+        if others.any():
+            rest = others.nonzero()[:, 0]
+            with inference_mode(self.value_model), self.phase("scoring"):
+                for rows, part in self.micro_batches(rollout.take(rest)):
+                    rollout.values[rest[rows], : part.response_mask.shape[1]] = self.values(part)
+        with self.phase("update"):
+            minibatch = rollout.take(first)
+            self.backward_value(minibatch, estimate=True)
+            rollout.values[first] = minibatch.values
+
+    def estimate_returns(self, rollout: Rollout) -> Tensor:
+        """Fills in rewards (Eq. 2, first term) and returns; advantages, not whitened: [B, R]."""
         mask, ppo = rollout.response_mask, self.ppo
         scores = rollout.scores - ppo.missing_eos_penalty * (~self.stopped(rollout)).float()
         rollout.rewards = F.shape_rewards(scores, rollout.logprobs, rollout.ref_logprobs, mask, self.kl_coef)
         advantages, rollout.returns = F.gae(rollout.rewards, rollout.values, mask, ppo.gamma, ppo.gae_lambda)
-        rollout.advantages = F.masked_whiten(advantages, mask, partial(sum_over_ranks, self))
-        return rollout
+        return advantages
 
-    def update(self, rollout: Rollout, text: DemoBatch | None) -> None:
-        """Epochs of minibatches, one optimizer step each: PPO gradient plus ptx_coef times ptx gradient."""
-        size = self.ppo.minibatch_size // self.trainer.world_size
-        num_minibatches, per_prompt = len(rollout) // size, self.samples_per_prompt
-        generator = torch.Generator().manual_seed(self.ppo.seed * 1_000_003 + self.iteration)
-        for _ in range(self.ppo.num_epochs):
-            prompts = torch.randperm(len(rollout) // per_prompt, generator=generator).to(self.device)
-            order = (prompts[:, None] * per_prompt + torch.arange(per_prompt, device=self.device)).flatten()
-            for i, rows in enumerate(torch.split(order, size)):
-                with self.phase("update"):
-                    self.backward_ppo(rollout.take(rows))
-                if text is not None:
-                    num_text = len(text) // num_minibatches
-                    with self.phase("ptx"):
-                        self.backward_ptx(text.take(slice(i * num_text, (i + 1) * num_text)))
-                with self.phase("update"):
-                    norm = clip_and_step(self, self.trainable_parameters(), self.ppo.max_grad_norm)
-                    if self.ema is not None:
-                        self.ema.update(self.policy)
-                self.metrics.add(policy__grad_norm=norm)
+    def estimate_advantages(self, rollout: Rollout) -> None:
+        """Fills in rewards, returns, and advantages, whitened over all episodes."""
+        advantages = self.estimate_returns(rollout)
+        rollout.advantages = F.masked_whiten(advantages, rollout.response_mask, partial(sum_over_ranks, self))
+
+    def update(self, rollout: Rollout, minibatches: Sequence[Tensor], text: DemoBatch | None) -> None:
+        """One optimizer step for each minibatch: PPO gradient plus ptx_coef times ptx gradient."""
+        num_minibatches = len(minibatches) // self.ppo.num_epochs
+        for i, rows in enumerate(minibatches):
+            with self.phase("update"):
+                minibatch = rollout.take(rows)
+                self.backward_policy(minibatch)
+                if i > 0:  # ``evaluate_states`` had the first one's
+                    self.backward_value(minibatch)
+            if text is not None:
+                num_text, turn = len(text) // num_minibatches, i % num_minibatches
+                with self.phase("ptx"):
+                    self.backward_ptx(text.take(slice(turn * num_text, (turn + 1) * num_text)))
+            with self.phase("update"):
+                norm = clip_and_step(self, self.trainable_parameters(), self.ppo.max_grad_norm)
+                if self.ema is not None:
+                    self.ema.update(self.policy)
+            self.metrics.add(policy__grad_norm=norm)
         schedule = self.lr_schedulers()
         assert schedule is not None
         schedule.step()  # type: ignore[union-attr]
 
-    def backward_ppo(self, minibatch: Rollout) -> None:
-        """Gradients of the clipped policy and value losses, means over the minibatch's response tokens."""
-        ppo = self.ppo
-        num_tokens = sum_over_ranks(self, minibatch.response_mask.sum()).float() / self.trainer.world_size
+    def backward_policy(self, minibatch: Rollout) -> None:
+        """Gradient of the clipped policy loss, a mean over the minibatch's response tokens."""
+        num_tokens = self.num_tokens(minibatch.response_mask)
         for _, part in self.micro_batches(minibatch):
-            mask = part.response_mask
             with torch.set_grad_enabled(True):
                 logprobs, entropy = self.logprobs(self.policy, part, with_entropy=True)
-                policy = F.clipped_policy_loss(logprobs, part.logprobs, part.advantages, mask, ppo.clip_eps, num_tokens)
-                self.manual_backward(policy.loss)  # one network after the other: their activations never coexist
+                loss = F.clipped_policy_loss(
+                    logprobs, part.logprobs, part.advantages, part.response_mask, self.ppo.clip_eps, num_tokens
+                )
+                self.manual_backward(loss.loss)
+            self.metrics.add_policy(part, entropy, logprobs, float(num_tokens), loss)
+
+    def backward_value(self, minibatch: Rollout, estimate: bool = False) -> None:
+        """Gradient of the clipped value loss, a mean over the minibatch's response tokens.
+
+        With ``estimate`` the values of this very pass become those of the episodes, and the returns follow from them.
+        """
+        num_tokens = self.num_tokens(minibatch.response_mask)
+        for rows, part in self.micro_batches(minibatch):
+            with torch.set_grad_enabled(True):
                 values = self.values(part)
-                value = F.clipped_value_loss(values, part.values, part.returns, mask, ppo.value_clip_eps, num_tokens)
-                self.manual_backward(ppo.vf_coef * value.loss)
-            self.metrics.add_micro_batch(part, entropy, logprobs, float(num_tokens), policy, value)
+                if estimate:
+                    part.values = minibatch.values[rows, : values.shape[1]] = values.detach()
+                    self.estimate_returns(part)
+                loss = F.clipped_value_loss(
+                    values, part.values, part.returns, part.response_mask, self.ppo.value_clip_eps, num_tokens
+                )
+                self.manual_backward(self.ppo.vf_coef * loss.loss)
+            self.metrics.add_value(part, float(num_tokens), loss)
 
     def backward_ptx(self, text: DemoBatch) -> None:
         """Gradient of Eq. 2's second term: ptx_coef times the mean negative log-likelihood per token of text."""
-        num_tokens = sum_over_ranks(self, text.response_mask.sum()).float() / self.trainer.world_size
+        num_tokens = self.num_tokens(text.response_mask)
         for rows in passes(text.attention_mask.sum(1), None, *self.limits()):
             part = text.take(rows)
             logprobs, _ = target_logprobs(
@@ -251,6 +297,10 @@ class PPOModule(LightningModule):
             self.metrics.add(share, loss__ptx=nll.detach() / share)
 
     # ------------------------------------------------------------------ pieces of it
+
+    def num_tokens(self, mask: Tensor) -> Tensor:
+        """Marked tokens of all ranks, per rank: gradients are averaged over ranks."""
+        return sum_over_ranks(self, mask.sum()).float() / self.trainer.world_size
 
     def logprobs(self, model: Any, part: Rollout, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the response tokens at the one temperature, and entropies if asked: [B, R] each."""

@@ -30,22 +30,25 @@ class Metrics:
         return {name: total / self.weight[name] for name, total in self.total.items()}
 
     @torch.no_grad()
-    def add_micro_batch(
-        self, part: Rollout, entropy: Tensor, logprobs: Tensor, num_tokens: float,
-        policy: F.ClippedLoss, value: F.ClippedLoss,
-    ) -> None:  # fmt: skip
-        """Adds what the update's forward pass shows, weighted by its share of the minibatch's tokens."""
+    def add_policy(
+        self, part: Rollout, entropy: Tensor, logprobs: Tensor, num_tokens: float, loss: F.ClippedLoss
+    ) -> None:
+        """Adds what the policy's update shows, weighted by the micro-batch's share of the minibatch's tokens."""
         mask = part.response_mask
         share = float(mask.sum()) / num_tokens
         log_ratio = torch.where(mask, logprobs - part.logprobs, 0.0)
         self.add(
-            share,
-            loss__policy=policy.loss / share, loss__value=value.loss / share,
-            policy__clipfrac=policy.clipfrac / share, value__clipfrac=value.clipfrac / share,
+            share, loss__policy=loss.loss / share, policy__clipfrac=loss.clipfrac / share,
             policy__ratio=F.masked_mean(log_ratio.exp(), mask),
             policy__approx_kl=F.masked_mean(F.kl_k3(part.logprobs, logprobs), mask),
             policy__entropy=F.masked_mean(entropy, mask),
         )  # fmt: skip
+
+    @torch.no_grad()
+    def add_value(self, part: Rollout, num_tokens: float, loss: F.ClippedLoss) -> None:
+        """Adds what the value model's update shows, weighted likewise."""
+        share = float(part.response_mask.sum()) / num_tokens
+        self.add(share, loss__value=loss.loss / share, value__clipfrac=loss.clipfrac / share)
 
 
 def rollout_stats(rollout: Rollout, kl_coef: float, stopped: Tensor) -> dict[str, float]:

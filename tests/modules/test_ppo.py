@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,10 @@ class Watch(PPOModule):
         self.rollouts: list[Rollout] = []
         self.before: list[tuple[Any, Any]] = []
 
-    def update(self, rollout: Rollout, text: DemoBatch | None) -> None:
+    def update(self, rollout: Rollout, minibatches: Sequence[Tensor], text: DemoBatch | None) -> None:
         self.rollouts.append(rollout)
         self.before.append((copy.deepcopy(self.policy).eval(), copy.deepcopy(self.value_model.model).eval()))
-        super().update(rollout, text)
+        super().update(rollout, minibatches, text)
 
 
 def length_reward(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
@@ -272,6 +273,72 @@ def test_the_first_update_is_gradient_descent_on_both_losses(stopping_dir: Dirs,
     assert logged["policy/grad_norm"] == pytest.approx(torch.cat(gradients).norm().item(), rel=1e-3)
 
 
+def test_every_minibatch_is_a_step_of_gradient_descent_on_the_value_loss(
+    stopping_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path
+):
+    """The first, whose forward pass gave the values of its episodes too, and the others; clipped in the second epoch."""
+    taken: list[Tensor] = []
+
+    class Minibatches(Watch):
+        def update(self, rollout: Rollout, minibatches: Sequence[Tensor], text: DemoBatch | None) -> None:
+            taken.extend(minibatches)
+            super().update(rollout, minibatches, text)
+
+    settings = ppo(minibatch_size=4, micro_batch_size=2, num_epochs=2, value_lr=0.3, value_clip_eps=0.01)
+    module = Minibatches(
+        stopping_dir("gpt2"), reward_model=tiny_reward_dir("gpt2"), optimizer=sgd(0.1), ppo=settings
+    )  # fmt: skip
+    _, record = fit(module, prompts(tmp_path), tmp_path)
+    assert [len(rows) for rows in taken] == [4, 4, 4, 4]
+    assert sorted(torch.cat(taken[:2]).tolist()) == sorted(torch.cat(taken[2:]).tolist()) == list(range(8))
+    rollout, model = module.rollouts[0], plain_scorer(tiny_reward_dir("gpt2"))
+    bare = episodes(rollout)
+    with torch.no_grad():
+        for row, (ids, num) in enumerate(bare):
+            close(rollout.values[row, :num], state_values(model, ids, num))
+    losses, clipped = [], []
+    for rows in taken:
+        squared = []
+        for row in rows.tolist():
+            ids, num = bare[row]
+            value, old, target = state_values(model, ids, num), rollout.values[row, :num], rollout.returns[row, :num]
+            near = old + (value - old).clamp(-0.01, 0.01)
+            squared.append(torch.maximum((value - target) ** 2, (near - target) ** 2))
+            clipped.append(((near - target) ** 2 > (value - target) ** 2).float())
+        loss = 0.5 * torch.cat(squared).mean()
+        losses.append(loss.item())
+        model.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.grad is not None:
+                    p -= 0.3 * settings.vf_coef * p.grad
+    assert_same(weights(module.value_model.model), weights(model), 2e-6)
+    assert 0 < torch.cat(clipped).mean() < 1
+    assert record.logged[0]["loss/value"] == pytest.approx(sum(losses) / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize(("minibatch_size", "passes"), [(8, {True: 1}), (4, {True: 2, False: 1})])
+def test_the_values_of_the_first_minibatch_cost_no_pass_of_their_own(
+    tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path, minibatch_size: int, passes: dict[bool, int]
+):
+    seen: list[bool] = []
+    module = PPOModule(
+        tiny_dir("gpt2"),
+        reward_model=tiny_reward_dir("gpt2"),
+        optimizer=sgd(0.1),
+        ppo=ppo(minibatch_size=minibatch_size),
+    )
+    module.configure_model()
+    module.value_model.model.transformer.register_forward_pre_hook(
+        lambda *_: (  # the first iteration has its self-check
+            seen.append(torch.is_grad_enabled()) if module.iteration > 0 else None
+        )
+    )
+    fit(module, prompts(tmp_path, num_episodes=16), tmp_path)
+    assert Counter(seen) == passes
+
+
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
 def test_pitfall_11_the_micro_batch_split_does_not_change_the_update(
     stopping_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path, micro_batch_size: int
@@ -386,9 +453,9 @@ def test_pitfall_02_and_35_dropout_is_off_and_the_policy_in_train_mode(
     modes = []
 
     class Spy(PPOModule):
-        def backward_ppo(self, minibatch: Rollout) -> None:
+        def backward_policy(self, minibatch: Rollout) -> None:
             modes.append((self.policy.training, self.value_model.training, self.ref.training))
-            super().backward_ppo(minibatch)
+            super().backward_policy(minibatch)
 
     path = make_dir("gpt2", resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
     module = Spy(path, reward_model=tiny_reward_dir("gpt2"), optimizer=sgd(0.1), ppo=ppo())
@@ -631,9 +698,9 @@ def test_minibatches_are_of_whole_prompts(stopping_dir: Dirs, tiny_reward_dir: D
     seen = []
 
     class Minibatches(PPOModule):
-        def backward_ppo(self, minibatch: Rollout) -> None:
+        def backward_policy(self, minibatch: Rollout) -> None:
             seen.append(minibatch.prompt.tolist())
-            super().backward_ppo(minibatch)
+            super().backward_policy(minibatch)
 
     settings = ppo(minibatch_size=4, micro_batch_size=2)
     module = Minibatches(stopping_dir("gpt2"), reward_model=tiny_reward_dir("gpt2"), optimizer=sgd(0.1), ppo=settings)
@@ -768,7 +835,7 @@ def test_no_pass_is_larger_than_the_limits(tiny_dir: Dirs, tiny_reward_dir: Dirs
     data = prompts(tmp_path, num_episodes=16, text=write(tmp_path / "t.jsonl", [{"text": "one two three " * 40}]))
     fit(module, data, tmp_path)
     assert max(rows) <= 2
-    assert len(rows) >= 8 * 3
+    assert len(rows) > 4 * 4, "four models, four passes each, and text"
 
 
 def test_frozen_models_are_not_frozen_twice_in_two_dtypes(tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path):
