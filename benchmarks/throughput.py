@@ -92,7 +92,7 @@ CASES = [
     Case("rm", "smollm2-135m", "float32", "long-prompt", batch=1, micro=1, steps=1, warmup=1, num_completions=9,
          prompt=512),
     *[Case("ppo", "tiny-llama", d, batch=32, steps=4, response=48) for d in MAIN],
-    *[Case("ppo", "smollm2-135m", d, batch=16, steps=2, response=48) for d in MAIN],
+    *[Case("ppo", "smollm2-135m", d, batch=16, steps=2, warmup=1, response=48) for d in MAIN],
 ]  # fmt: skip
 
 # ---------------------------------------------------------------------- models and records
