@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.targets import table as target_table
 from benchmarks.throughput import table as cases
 
 RESULTS = Path("benchmarks/results")
@@ -85,6 +86,13 @@ def throughput(results: dict[str, Any]) -> str:
         f"{cases(results['rows'])}\n\n`{results['command']}`, medians of {min(row['rounds'] for row in results['rows'])} or "
         f"more rounds; natural lengths: {results['natural_lengths']}; {peers}; {_where(results)}."
     )
+
+
+def targets(results: dict[str, Any]) -> str:
+    """What was aimed at, and what was measured."""
+    others = [RESULTS / f"{name}.json" for name in ("startup", "growth")]
+    more = [json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None for file in others]
+    return target_table(results, *more)
 
 
 def ideas(results: dict[str, Any]) -> str:
@@ -179,7 +187,7 @@ def fill(text: str, name: str, table: str) -> str:
 
 PLACES = {
     "README.md": (miniature, real_data),
-    "docs/performance.md": (throughput, ideas, growth, engines, profiles, startup, demo_times),
+    "docs/performance.md": (targets, throughput, ideas, growth, engines, profiles, startup, demo_times),
 }
 """File -> what it shows; each from the result of the same name."""
 
@@ -189,7 +197,7 @@ def main() -> None:
     for file, tables in PLACES.items():
         text = Path(file).read_text(encoding="utf-8")
         for table in tables:
-            results = RESULTS / f"{table.__name__}.json"
+            results = RESULTS / f"{'throughput' if table is targets else table.__name__}.json"
             if results.is_file():
                 text = fill(text, table.__name__, table(json.loads(results.read_text(encoding="utf-8"))))
                 print(f"{file}: {table.__name__} from {results}")
