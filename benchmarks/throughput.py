@@ -54,6 +54,7 @@ class Case:
         num_completions: K, of the reward model.
         prompt: most tokens of a prompt.
         response: most tokens of a response.
+        pairs: to a forward pass of TRL's reward trainer, where those of ``micro`` records take more memory than there is.
     """
 
     stage: str
@@ -67,6 +68,7 @@ class Case:
     num_completions: int = 4
     prompt: int = 128
     response: int = 64
+    pairs: int | None = None
 
     @property
     def name(self) -> str:
@@ -90,7 +92,7 @@ CASES = [
     Case("rm", "tiny-gpt2", "float32", batch=4, micro=4, steps=20),
     *[Case("rm", "smollm2-135m", d, batch=2, micro=2, steps=3, warmup=1) for d in MAIN],
     Case("rm", "smollm2-135m", "float32", "long-prompt", batch=1, micro=1, steps=1, warmup=1, num_completions=9,
-         prompt=512),
+         prompt=512, pairs=6),
     *[Case("ppo", "tiny-llama", d, batch=32, steps=4, response=48) for d in MAIN],
     *[Case("ppo", "smollm2-135m", d, batch=16, steps=2, warmup=1, response=48) for d in MAIN],
 ]  # fmt: skip
@@ -255,6 +257,7 @@ def ours(case: Case, model: Path, work: Path, out: Path, recommended: bool = Fal
 def peer(case: Case, python: Path | str, script: str, model: Path, work: Path, out: Path) -> list[str]:
     """The command of another side."""
     extra = ["--stage", case.stage] if script == "loop" else []
+    extra += ["--pairs", str(case.pairs)] if case.pairs and script == "trl_rm" else []
     return [str(python), str(PEERS / f"{script}.py"), *extra, "--model", str(model), "--ids", str(work / "ids.jsonl"),
             "--out", str(out), "--dtype", case.dtype, "--batch", str(case.batch), "--micro", str(case.micro),
             "--steps", str(case.warmup + case.steps), "--response", str(case.response),

@@ -27,6 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--micro", type=int, required=True, help="records per forward pass")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--response", type=int, default=48, help="tokens that PPO samples at most")
+    parser.add_argument("--pairs", type=int, help="pairs per forward pass of TRL's reward trainer")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -16,6 +16,7 @@ for record in records:
     best_first = [ids for _, ids in sorted(zip(record["ranking"], record["responses"], strict=True))]
     pairs += [(record["prompt"] + a, record["prompt"] + b) for a, b in combinations(best_first, 2)]
 per_record = len(pairs) // len(records)
+per_pass = args.pairs or args.micro * per_record
 data = Dataset.from_dict({"chosen_ids": [a for a, _ in pairs], "rejected_ids": [b for _, b in pairs]})
 tokenizer = AutoTokenizer.from_pretrained(args.model)
 if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
@@ -37,8 +38,8 @@ with tempfile.TemporaryDirectory() as directory:
     trainer = RewardTrainer(
         model=model,
         args=RewardConfig(
-            output_dir=directory, per_device_train_batch_size=args.micro * per_record,
-            gradient_accumulation_steps=args.batch // args.micro, max_steps=args.steps,
+            output_dir=directory, per_device_train_batch_size=per_pass,
+            gradient_accumulation_steps=args.batch * per_record // per_pass, max_steps=args.steps,
             bf16=args.dtype == "bf16-autocast", fp16=False, use_cpu=True, gradient_checkpointing=False, report_to=[],
             save_strategy="no", logging_steps=args.steps, learning_rate=1e-5, disable_tqdm=True, max_length=None,
             train_sampling_strategy="sequential", dataloader_pin_memory=False,
