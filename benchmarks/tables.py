@@ -189,7 +189,7 @@ PLACES = {
     "README.md": (miniature, real_data),
     "docs/performance.md": (targets, throughput, ideas, growth, engines, profiles, startup, demo_times),
 }
-"""File -> what it shows; each from the result of the same name."""
+"""File -> what it shows; each from the result of the same name, the targets from throughput's and others."""
 
 
 def main() -> None:

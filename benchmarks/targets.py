@@ -38,7 +38,7 @@ def cell(measured: float | None, bound: float, at_most: bool) -> str:
     if measured is None:
         return f"not measured {aim}"
     met = measured <= bound if at_most else measured >= bound
-    return f"{measured:.2f} {aim}" if met else f"**{measured:.2f}, short of {aim[1:-1]}**"
+    return f"{measured:.2f} {aim}" if met else f"**{measured:.3f}, short of {aim[1:-1]}**"
 
 
 def table(throughput: Results, startup: Results | None, growth: Results | None) -> str:

@@ -48,7 +48,7 @@ class Case:
         dtype: float32 (weights and arithmetic), bf16-autocast (float32 weights), or bf16 (weights and optimizer too).
         shape: natural, uniform, or long-prompt.
         batch: records (for ppo: episodes) to a step.
-        micro: records to a forward pass, on every side.
+        micro: records to a forward pass, on every side; see ``pairs``.
         steps: counted.
         warmup: steps before them.
         num_completions: K, of the reward model.

@@ -195,7 +195,7 @@ def check_first_rollout(module: PPOModule, rollout: Rollout) -> None:
     mask = few.response_mask
     problems = []
     with torch.no_grad():
-        again = module.logprobs(module.policy, few)[0]
+        again, training = module.logprobs(module.policy, few)[0], module.values(few)
     ratio = (again - few.logprobs)[mask].abs().max().item()
     if not ratio <= tolerance:
         problems.append(
@@ -209,6 +209,11 @@ def check_first_rollout(module: PPOModule, rollout: Rollout) -> None:
             "policy": tuple(module.logprobs(module.policy, part)[0] for part in (few, shortest)),
             "value_model": tuple(module.values(part) for part in (few, shortest)),
         }
+    noise = (pairs["value_model"][0] - training)[mask].abs().max().item()
+    if not noise <= tolerance:
+        problems.append(
+            f"the value model's values change by {noise:.2g} from eval to train mode: something is random in train mode"
+        )
     for name, (batched, alone) in pairs.items():
         gap = (batched[row, :num] - alone)[shortest.response_mask].abs().max().item()
         if not gap <= tolerance:

@@ -17,6 +17,8 @@ for record in records:
     pairs += [(record["prompt"] + a, record["prompt"] + b) for a, b in combinations(best_first, 2)]
 per_record = len(pairs) // len(records)
 per_pass = args.pairs or args.micro * per_record
+if args.batch * per_record % per_pass:
+    raise SystemExit(f"--pairs {per_pass} does not divide the {args.batch * per_record} pairs of a step")
 data = Dataset.from_dict({"chosen_ids": [a for a, _ in pairs], "rejected_ids": [b for _, b in pairs]})
 tokenizer = AutoTokenizer.from_pretrained(args.model)
 if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):

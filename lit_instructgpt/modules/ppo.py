@@ -95,11 +95,11 @@ class PPOModule(LightningModule):
         text: DemoBatch | None = batch.get("text")
         self.metrics = Metrics()
         rollout = self.roll_out(prompts, self.samples_per_prompt)
+        if self.iteration == 0:
+            check_first_rollout(self, rollout)
         minibatches = self.minibatches(len(rollout))
         self.evaluate_states(rollout, minibatches[0])
         self.estimate_advantages(rollout)
-        if self.iteration == 0:
-            check_first_rollout(self, rollout)
         self.update(rollout, minibatches, text)
         kl = float(sum_over_ranks(self, torch.tensor(self.log_rollout(rollout)))) / self.trainer.world_size
         if self.ppo.adaptive_kl is not None:
@@ -215,7 +215,7 @@ class PPOModule(LightningModule):
                     rollout.values[rest[rows], : part.response_mask.shape[1]] = self.values(part)
         with self.phase("update"):
             minibatch = rollout.take(first)
-            self.backward_value(minibatch, estimate=True)
+            self.backward_value(minibatch, first=True)
             rollout.values[first] = minibatch.values
 
     def estimate_returns(self, rollout: Rollout) -> Tensor:
@@ -265,16 +265,16 @@ class PPOModule(LightningModule):
                 self.manual_backward(loss.loss)
             self.metrics.add_policy(part, entropy, logprobs, float(num_tokens), loss)
 
-    def backward_value(self, minibatch: Rollout, estimate: bool = False) -> None:
+    def backward_value(self, minibatch: Rollout, first: bool = False) -> None:
         """Gradient of the clipped value loss, a mean over the minibatch's response tokens.
 
-        With ``estimate`` the values of this very pass become those of the episodes, and the returns follow from them.
+        With ``first`` the values of this very pass become those of the episodes, and the returns follow from them.
         """
         num_tokens = self.num_tokens(minibatch.response_mask)
         for rows, part in self.micro_batches(minibatch):
             with torch.set_grad_enabled(True):
                 values = self.values(part)
-                if estimate:
+                if first:
                     part.values = minibatch.values[rows, : values.shape[1]] = values.detach()
                     self.estimate_returns(part)
                 loss = F.clipped_value_loss(
@@ -457,7 +457,8 @@ class PPOModule(LightningModule):
     on_test_start = on_validation_start
 
     def on_train_epoch_start(self) -> None:
-        """Train mode (dropout is off everywhere); the frozen models stay in eval mode."""
+        """Train mode (dropout is off everywhere), the frozen models in eval mode; no gradients of an interrupted fit."""
+        self.zero_grad()
         self.policy.train()
         self.value_model.train()
         self.ref.eval()

@@ -106,8 +106,9 @@ class RankingRM(LightningModule):
     on_validation_start = on_test_start = on_fit_start
 
     def on_train_epoch_start(self) -> None:
-        """Train mode for gradient checkpointing; all dropout of the model is off."""
+        """Train mode for gradient checkpointing (all dropout of the model is off); no gradients of an interrupted fit."""
         assert self.reward_model is not None
+        self.zero_grad()
         self.reward_model.train()
 
     def scores(self, batch: ComparisonBatch) -> Tensor:

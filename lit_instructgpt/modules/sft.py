@@ -148,7 +148,11 @@ class SFT(LightningModule):
         return {setting: prompt + response} if prompt else {}
 
     def on_train_epoch_start(self) -> None:
-        """Train mode, so that the dropout is on: ``from_pretrained`` and validation leave eval mode."""
+        """Train mode, so that the dropout is on: ``from_pretrained`` and validation leave eval mode.
+
+        An interrupted fit may have left gradients behind.
+        """
+        self.zero_grad()
         self.policy.train()
 
     def targets(self, batch: DemoBatch) -> Tensor:

@@ -198,6 +198,15 @@ def test_pitfall_01_something_random_in_train_mode(tiny_dir: Dirs, tmp_path: Pat
     (problem,) = problems(module, tmp_path)
     assert "log-probabilities changed by" in problem
     assert "random in train mode" in problem
+    assert all(p.grad is None for p in module.parameters()), "the next fit starts from nothing"
+
+
+def test_pitfall_01_values_that_are_random_in_train_mode(tiny_dir: Dirs, tmp_path: Path):
+    module = started(tiny_dir("gpt2"))
+    add_residual_dropout(module.value_model.model, 0.1)
+    (problem,) = problems(module, tmp_path)
+    assert "the value model's values change by" in problem
+    assert "random in train mode" in problem
 
 
 def blind(model: Any) -> None:
