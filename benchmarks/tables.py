@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.targets import table as target_table
+from benchmarks.throughput import phase_table
 from benchmarks.throughput import table as cases
 
 RESULTS = Path("benchmarks/results")
@@ -82,8 +83,9 @@ def real_data(results: dict[str, Any]) -> str:
 def throughput(results: dict[str, Any]) -> str:
     """Our trainers beside others, case by case."""
     peers = ", ".join(sorted({row["peer"].replace("==", " ") for row in results["rows"]}))
+    rounds = min(row["rounds"] for row in results["rows"])
     return (
-        f"{cases(results['rows'])}\n\n`{results['command']}`, medians of {min(row['rounds'] for row in results['rows'])} or "
+        f"{cases(results['rows'])}\n\n{phase_table(results['rows'])}\n\n`{results['command']}`, medians of {rounds} or "
         f"more rounds; natural lengths: {results['natural_lengths']}; {peers}; {_where(results)}."
     )
 

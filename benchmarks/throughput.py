@@ -391,17 +391,40 @@ COLUMNS = {
 
 def table(rows: list[Row]) -> str:
     """The rows as a Markdown table."""
-    lines = [f"| case | ours | TRL | loop | {' | '.join(COLUMNS.values())} |", "|---" * (4 + len(COLUMNS)) + "|"]
+    lines = [
+        f"| case | ours | TRL | loop | {' | '.join(COLUMNS.values())} | peak MB |",
+        "|---" * (5 + len(COLUMNS)) + "|",
+    ]
     for row in rows:
-        rate = {side: "-" if value is None else f"{value:,.1f}" for side, value in row["rate"].items()}
+        rate = {
+            side: "-" if value is None else f"{value:,.1f}" if value >= 10 else f"{value:.2f}"
+            for side, value in row["rate"].items()
+        }
         first = [row["name"], f"{rate.get('ours', '-')} {row['unit']}", rate.get("trl", "-"), rate.get("loop", "-")]
         ratios = ["-" if row.get(key) is None else f"{row[key]:.2f}" for key in COLUMNS]
-        lines.append(f"| {' | '.join(first + ratios)} |")
+        lines.append(f"| {' | '.join([*first, *ratios, peak(row, 'ours')])} |")
         if row.get("recommended_to_peer") is not None:
             first = [f"{row['name']}, recommended settings", f"{rate['recommended']} {row['unit']}", first[2], "-"]
             ratios = [f"{row['recommended_to_peer']:.2f}", *["-"] * (len(COLUMNS) - 1)]
-            lines.append(f"| {' | '.join(first + ratios)} |")
+            lines.append(f"| {' | '.join([*first, *ratios, peak(row, 'recommended')])} |")
     return "\n".join(lines)
+
+
+def peak(row: Row, side: str) -> str:
+    """Peak memory of a side, MB."""
+    found = row["peak_mb"].get(side)
+    return "-" if found is None else f"{found:,.0f}"
+
+
+def phase_table(rows: list[Row]) -> str:
+    """Seconds of the phases of an iteration, of the sides that time them, as Markdown; empty without any."""
+    timed = [(row, side, found) for row in rows for side, found in row.get("phases", {}).items() if found]
+    names = list(dict.fromkeys(name for _, _, found in timed for name in found))
+    lines = [f"| seconds of an iteration | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    for row, side, found in timed:
+        cells = [f"{found[name]:.2f}" if name in found else "-" for name in names]
+        lines.append(f"| {row['name']}, {side} | {' | '.join(cells)} |")
+    return "\n".join(lines) if timed else ""
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.throughput import CASES, FORMAT, Case, amount, prepare, sides, summary, table
+from benchmarks.throughput import CASES, FORMAT, Case, amount, phase_table, prepare, sides, summary, table
 from lit_instructgpt.datamodules import ComparisonDataModule, DemoDataModule, PromptDataModule
 from lit_instructgpt.datamodules.tokenizing import Reading
 from lit_instructgpt.formatting import PromptFormat
@@ -82,10 +82,22 @@ def test_the_names_of_the_cases_are_their_own():
 
 def test_the_table_says_what_was_not_measured():
     row = {"name": "sft/m", "unit": "tokens/s", "rate": {"ours": 1234.5, "trl": None}, "ratio_to_peer": None,
-           "ratio_to_floor": 0.961, "memory_ratio_to_peer": None}  # fmt: skip
+           "ratio_to_floor": 0.961, "memory_ratio_to_peer": None, "peak_mb": {"ours": 1234.4, "trl": None}}  # fmt: skip
     head, _, line = table([row]).splitlines()
-    assert line == "| sft/m | 1,234.5 tokens/s | - | - | - | - | - | 0.96 | - | - |"
+    assert line == "| sft/m | 1,234.5 tokens/s | - | - | - | - | - | 0.96 | - | - | 1,234 |"
     assert head.count("|") == line.count("|")
+
+
+def test_phases_are_shown_where_they_are_timed():
+    rows = [
+        {"name": "ppo/m", "phases": {"ours": {"rollout": 5.34, "update": 21.0}, "trl": {"rollout": 9.6}, "loop": {}}},
+        {"name": "sft/m", "phases": {"ours": {}}},
+    ]  # fmt: skip
+    assert phase_table(rows).splitlines() == [
+        "| seconds of an iteration | rollout | update |", "|---|---|---|",
+        "| ppo/m, ours | 5.34 | 21.00 |", "| ppo/m, trl | 9.60 | - |",
+    ]  # fmt: skip
+    assert phase_table(rows[1:]) == ""
 
 
 def test_a_summary_by_hand():
