@@ -166,7 +166,8 @@ def response_logits(s: Setting) -> tuple[Work, Work]:
 
 
 def room_for_the_response(s: Setting) -> tuple[Work, Work]:
-    """Sampling: a cache that grows by concatenation, or one with room."""
+    """Sampling of 32 responses: a cache that grows by concatenation, or one with room."""
+    prompts = s.prompts * 4
 
     def grown(layer: Any, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         layer.keys, layer.values = torch.cat([layer.keys, keys], 2), torch.cat([layer.values, values], 2)
@@ -174,9 +175,9 @@ def room_for_the_response(s: Setting) -> tuple[Work, Work]:
 
     def before() -> Tensor:
         with patch.object(RoomyLayer, "update", grown):
-            return s.sampled(s.policy, s.prompts, s.response)
+            return s.sampled(s.policy, prompts, s.response)
 
-    return before, lambda: s.sampled(s.policy, s.prompts, s.response)
+    return before, lambda: s.sampled(s.policy, prompts, s.response)
 
 
 def one_prefill(s: Setting) -> tuple[Work, Work]:
@@ -186,15 +187,16 @@ def one_prefill(s: Setting) -> tuple[Work, Work]:
 
 
 def rows_leave(s: Setting) -> tuple[Work, Work]:
-    """Sampling with early ends: finished rows stay, or leave."""
-    first = s.sampled(s.policy, s.prompts, s.response)
+    """Sampling of 32 responses with early ends: finished rows stay, or leave."""
+    prompts = s.prompts * 4
+    first = s.sampled(s.policy, prompts, s.response)
     eos = int(first[:, s.response // 4 :].flatten().mode().values)  # a token that comes soon, and not at once
 
     def before() -> Tensor:
         with patch("lit_instructgpt.generation.LEAVE_BELOW", -1):
-            return s.sampled(s.policy, s.prompts, s.response, eos)
+            return s.sampled(s.policy, prompts, s.response, eos)
 
-    return before, lambda: s.sampled(s.policy, s.prompts, s.response, eos)
+    return before, lambda: s.sampled(s.policy, prompts, s.response, eos)
 
 
 def draw_by_inversion(s: Setting) -> tuple[Work, Work]:
@@ -441,8 +443,14 @@ def main(argv: list[str] | None = None) -> None:
     setting = Setting(args.model)
     rows = [in_turns(name, setting, args.rounds) for name in args.only if name in IDEAS]
     rows += [in_processes(name, args.model, args.rounds) for name in args.only if name in PROCESSES]
+    rounds = args.rounds
+    if args.out.is_file():  # --only measures some again, and leaves the others
+        old = json.loads(args.out.read_text(encoding="utf-8"))
+        kept, rounds = {row["idea"]: row for row in old["rows"]}, min(rounds, old["rounds"])
+        merged = kept | {row["idea"]: row for row in rows}
+        rows = [merged[name] for name in (*IDEAS, *PROCESSES) if name in merged]
     report = {
-        "command": "python benchmarks/ideas.py", "model": Path(args.model).name, "rounds": args.rounds, "seed": 0,
+        "command": "python benchmarks/ideas.py", "model": Path(args.model).name, "rounds": rounds, "seed": 0,
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}, {torch.get_num_threads()} threads", "rows": rows,
     }  # fmt: skip

@@ -44,3 +44,7 @@ def test_what_is_written(tiny_dir: Callable[[str], str], tmp_path: Path):
     assert one["idea"] in PROCESSES
     assert packed["gain"] > 0
     assert one["peak_mb_before"] > 100
+    main(["--model", tiny_dir("llama"), "--only", "fused-optimizer", "--rounds", "1", "--out", str(out)])
+    assert [row["idea"] for row in json.loads(out.read_text())["rows"]] == [
+        "packed-rows", "fused-optimizer", "one-network-at-a-time",
+    ], "those measured before are kept"  # fmt: skip
