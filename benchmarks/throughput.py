@@ -84,8 +84,8 @@ SIDES = ("trl", "trl-allocator", "litgpt", "loop", "recommended")
 
 CASES = [
     *[Case("sft", "tiny-llama", d, steps=20) for d in PRECISION],
-    *[Case("sft", "tiny-llama", d, "uniform", steps=20) for d in MAIN],
-    *[Case("sft", "tiny-llama", d, "long-prompt", steps=20, prompt=480, response=16) for d in MAIN],
+    *[Case("sft", "tiny-llama", d, "uniform", steps=16) for d in MAIN],
+    *[Case("sft", "tiny-llama", d, "long-prompt", steps=16, prompt=480, response=16) for d in MAIN],
     *[Case("sft", "tiny-gpt2", d, steps=20) for d in MAIN],
     *[Case("sft", "smollm2-135m", d, steps=4, warmup=1) for d in PRECISION],
     *[Case("rm", "tiny-llama", d, batch=4, micro=4, steps=20) for d in MAIN],
