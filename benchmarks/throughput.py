@@ -163,7 +163,7 @@ def records(case: Case, tokenizer: Any, human: list[Row], num: int) -> list[Row]
 
     return [{"prompt": text(length(case.prompt)),
              "responses": [text(length(case.response) - 1) for _ in range(case.num_completions)]}
-            for _ in range(num + num // 2 + 8)]  # fmt: skip  # more than are used: a first word may be several tokens
+            for _ in range(2 * num + 8)]  # fmt: skip  # more than are used: a first word may be several tokens
 
 
 def prepare(case: Case, model: Path, human: list[Row], work: Path) -> None:
