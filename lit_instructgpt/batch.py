@@ -50,12 +50,14 @@ class DemoBatch(Sliceable):
         attention_mask: [B, T].
         response_mask: [B, T] True on the response's tokens, EOS included.
         is_text: [B] True for pretraining text.
+        where: B places they were read from, ``FILE:LINE``.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     response_mask: Tensor
     is_text: Tensor
+    where: list[str]
 
 
 @dataclass
@@ -70,6 +72,7 @@ class ComparisonBatch(Sliceable):
         response_length: [B, K] tokens of the completion, EOS included.
         source: B names of where the comparison comes from.
         labeler: B ids of who ranked it.
+        where: B places they were read from, ``FILE:LINE``.
     """
 
     input_ids: Tensor
@@ -79,6 +82,7 @@ class ComparisonBatch(Sliceable):
     response_length: Tensor
     source: list[str]
     labeler: list[str]
+    where: list[str]
 
 
 @dataclass
@@ -90,12 +94,14 @@ class PromptBatch(Sliceable):
         attention_mask: [B, P].
         text: B prompts as the user wrote them (what a reward function on text receives).
         record: B records as read (id, user and whatever else the line held).
+        where: B places they were read from, ``FILE:LINE``.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     text: list[str]
     record: list[dict[str, Any]]
+    where: list[str]
 
 
 @dataclass

@@ -59,7 +59,7 @@ def chat(
         messages = [*messages, {"role": "user", "content": line}] if prompt_format.chat_template else []
         prompt = messages if prompt_format.chat_template else line
         ids, mask = pad([prompt_format.prompt_ids(prompt, tokenizer)], tokenizer.pad_token_id, left=True)
-        batch = PromptBatch(ids, mask, [line], [{}])
+        batch = PromptBatch(ids, mask, [line], [{}], [""])
         sampling = Sampling(1, max_new_tokens, temperature, seed)
         with torch.no_grad():
             answer = sample_texts(policy, tokenizer, prompt_format, batch, sampling, turn)[0][0]

@@ -40,7 +40,10 @@ safety and debugging (any verb):
 
 LIGHTNING_VERBS = ("fit", "validate", "test", "predict")
 
-USER_ERRORS = (ValueError, OSError, FloatingPointError, TypeError, NotImplementedError)
+STOPPED, NO_CHECKPOINT = 128, 3
+"""Exit codes: with the signal's number added; ``--ckpt_path last`` found checkpoints, and none that can be used."""
+
+USER_ERRORS = (ValueError, OSError, FloatingPointError, TypeError, NotImplementedError, MemoryError)
 """What a wrong input or set-up raises; shown as one message unless ``--traceback`` is given."""
 
 
@@ -78,10 +81,10 @@ def main(args: Sequence[str] | None = None) -> None:
         fail(readable(f"{error}") or type(error).__name__)
 
 
-def fail(message: str) -> NoReturn:
-    """Prints one message and exits with 2."""
-    print(f"lit-instructgpt: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Prints one message and exits."""
+    print(f"lit-instructgpt: {'' if code > STOPPED else 'error: '}{message}", file=sys.stderr)
+    raise SystemExit(code)
 
 
 def take_options(argv: list[str]) -> tuple[list[str], bool]:
@@ -128,12 +131,19 @@ def run_lightning(argv: list[str]) -> Any:
     check_lightning(argv[1:])
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    from lit_instructgpt.checkpoints.directory import NoValidCheckpoint
+    from lit_instructgpt.checkpoints.position import Stopped
     from lit_instructgpt.lightning_cli import InstructCLI
 
     try:
         return InstructCLI(argv)
+    except Stopped as stopped:
+        fail(str(stopped), STOPPED + stopped.signum)
+    except NoValidCheckpoint as error:
+        fail(str(error), NO_CHECKPOINT)
     except MisconfigurationException as error:
-        raise ValueError(str(error)) from error
+        where = " (trainer.accelerator asks for one: leave out configs/hardware/gpu.yaml, or set it to cpu)"
+        raise ValueError(str(error) + where * ("gpu backend" in str(error))) from error
     except jsonargparse.ArgumentError as error:
         raise ConfigError([readable(str(error))]) from None
 
@@ -150,6 +160,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message=".*module.s. in eval mode at the start of training.*")
     said = ("Tip:", "GPU available", "TPU available", "to estimate number of stepping batches")
+    logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not any(text in record.getMessage() for text in said)
     )

@@ -7,25 +7,26 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 class WeightEMA:
     """``average = decay * average + (1 - decay) * weight`` after every optimizer step, in float32.
 
-    Of the trainable weights alone, and never of the frozen models or the value model.
+    Sharded as the weights are. Of the trainable weights alone, and never of the frozen models or the value model.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0 < decay < 1:
             raise ValueError(f"ema_decay must be between 0 and 1, got {decay}")
         self.decay = decay
-        self.average = {name: p.detach().float().clone() for name, p in _trainable(model)}
+        self.average = {name: p.detach().clone().float() for name, p in _trainable(model)}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Call once after each optimizer step."""
         for name, parameter in _trainable(model):
-            self.average[name].lerp_(parameter.detach().float(), 1 - self.decay)
+            _here(self.average[name]).lerp_(_here(parameter.detach()).float(), 1 - self.decay)
 
     @contextlib.contextmanager
     def swapped_in(self, model: nn.Module) -> Iterator[None]:
@@ -40,16 +41,12 @@ class WeightEMA:
     @torch.no_grad()
     def _copy(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
         for name, parameter in _trainable(model):
-            parameter.copy_(weights[name])
+            _here(parameter).copy_(_here(weights[name]))
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights."""
-        return self.average
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continues from averaged weights saved before."""
-        for name, tensor in state.items():
-            self.average[name].copy_(tensor)
+def _here(x: Tensor) -> Tensor:
+    """This process's part of a tensor."""
+    return x.to_local() if isinstance(x, DTensor) else x
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -56,6 +56,7 @@ def sample(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
     num_samples: int = 1,
+    uniform: Tensor | None = None,
 ) -> Sampled:
     """Samples responses up to EOS or ``max_new_tokens``; a prompt is computed once for all of its samples.
 
@@ -71,12 +72,14 @@ def sample(
         temperature: > 0; 0 takes the most likely token.
         generator: of the random numbers, on the policy's device.
         num_samples: responses per prompt.
+        uniform: [B * num_samples, max_new_tokens] numbers in [0, 1) that decide, in place of the generator's.
 
     Raises:
         FloatingPointError: the policy's logits are infinite or not numbers.
     """
     num_rows, device = len(input_ids) * num_samples, input_ids.device
-    uniform = torch.rand(num_rows, max_new_tokens, generator=generator, dtype=exact(device), device=device)
+    if uniform is None:
+        uniform = torch.rand(num_rows, max_new_tokens, generator=generator, dtype=exact(device), device=device)
     rows = torch.arange(num_rows, device=device)  # the rows still in the batch
     alive = torch.ones(num_rows, dtype=torch.bool, device=device)
     response_ids = torch.full((num_rows, max_new_tokens), pad_token_id, device=device)

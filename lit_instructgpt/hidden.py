@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_instructgpt.attention import SHORT_ROWS
+from lit_instructgpt.dropout import lay_out
 from lit_instructgpt.models import inference_mode
 from lit_instructgpt.packing import Rows, Sharing, pack
 
@@ -50,13 +51,15 @@ def hidden_states(
     """
     packable = packing and can_pack(transformer)
     rows = pack(input_ids, attention_mask, transformer.config.hidden_size, sharing) if packable else None
+    padded = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)
+    lay_out(padded if rows is None else rows.place, attention_mask)
     if rows is not None:
         return packed_states(transformer, rows), rows.place
     with attention_for(transformer, input_ids.shape[1]) if packable else contextlib.nullcontext():
         states = transformer(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=positions(attention_mask), use_cache=False
         ).last_hidden_state
-    return states.flatten(0, 1), torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)
+    return states.flatten(0, 1), padded
 
 
 def packed_states(transformer: Any, rows: Rows) -> Tensor:
@@ -104,6 +107,17 @@ def can_pack(transformer: Any) -> bool:
                 f"slower: {reason}. Set packing: false to say so yourself"
             )
     return _reasons[transformer] is None
+
+
+def packing_reason(transformer: Any) -> str | None:
+    """Why it is not packed; None: it is."""
+    can_pack(transformer)
+    return _reasons[transformer]
+
+
+def remember_packing(transformer: Any, reason: str | None) -> None:
+    """As another process has found it out; see ``why_not_packed``."""
+    _reasons[transformer] = reason
 
 
 def same_kind(transformer: Any, source: Any) -> None:

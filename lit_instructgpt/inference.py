@@ -9,15 +9,19 @@ is, so that outputs are those of the model itself: under autocast to the last bi
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers.pytorch_utils import Conv1D
 
-from lit_instructgpt.hidden import can_pack, same_kind
-from lit_instructgpt.logprobs import same_head, vocabulary_head
+from lit_instructgpt.hidden import can_pack, packing_reason, remember_packing, same_kind
+from lit_instructgpt.logprobs import remember_head, same_head, vocabulary_head
+from lit_instructgpt.lora import has_adapters, merged
+from lit_instructgpt.scalar_model import ScalarModel
+from lit_instructgpt.sharding import build, gathered
 
 
 def arithmetic(model: Any) -> torch.dtype:
@@ -90,9 +94,51 @@ def freeze_matrices(model: Any, dtype: torch.dtype) -> None:
         _cast(model, dtype)
 
 
+def build_policy(load: Callable[[], Any], mesh: DeviceMesh | None) -> Any:
+    """A causal language model from disk, in pieces over the processes of a mesh; see ``build``."""
+
+    def find_out(model: Any) -> tuple[str | None, bool]:
+        """On the first process, which has the weights."""
+        return packing_reason(model.base_model), vocabulary_head(model) is not None
+
+    def remember(model: Any, found: tuple[str | None, bool]) -> None:
+        """On every process."""
+        remember_packing(model.base_model, found[0])
+        remember_head(model, found[1])
+
+    return build(load, mesh, find_out, remember)
+
+
+def build_scalar_model(load: Callable[[], ScalarModel], mesh: DeviceMesh | None) -> ScalarModel:
+    """A reward or value model from disk, in pieces over the processes of a mesh; see ``build``."""
+
+    def find_out(scalar: ScalarModel) -> str | None:
+        """On the first process, which has the weights."""
+        return packing_reason(scalar.model.base_model)
+
+    def remember(scalar: ScalarModel, reason: str | None) -> None:
+        """On every process."""
+        remember_packing(scalar.model.base_model, reason)
+
+    found: ScalarModel = build(load, mesh, find_out, remember)
+    return found
+
+
+def whole(model: Any) -> Any:
+    """As ``gathered``; what is known of the model is known of it."""
+    found = gathered(model)
+    if found is not model:
+        ours, theirs = (m.model if isinstance(m, ScalarModel) else m for m in (found, model))
+        same_kind(ours.base_model, theirs.base_model)
+        same_head(ours, theirs)
+    return found
+
+
 @torch.no_grad()
 def inference_copy(model: Any, dtype: torch.dtype) -> Any:
     """The model as it is now, for passes without gradients in ``dtype``; all but its matrices is shared with it.
+
+    Of a sharded model it is a whole one.
 
     Under autocast to bfloat16, or with ``dtype`` the model's own. It is the model itself where nothing would be gained.
 
@@ -100,6 +146,12 @@ def inference_copy(model: Any, dtype: torch.dtype) -> Any:
         model: a transformers model.
         dtype: see ``arithmetic``.
     """
+    model = whole(model)
+    if has_adapters(model):
+        plain = merged(model)
+        same_kind(plain.base_model, model.base_model)
+        same_head(plain, model)
+        model = plain
     prepack = can_prepack(model.device, dtype)
     if not prepack and dtype == model.dtype:
         return model

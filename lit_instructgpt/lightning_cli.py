@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 
 # Imported so that short class names (--model SFT) are known.
-from lit_instructgpt.callbacks import PhaseProgressBar, Profile, RunDirectory, WriteSamples
+from lit_instructgpt.callbacks import (
+    LostProcess,
+    MetricLog,
+    PhaseProgressBar,
+    Profile,
+    RunDirectory,
+    SaveCheckpoints,
+    WriteSamples,
+)
 from lit_instructgpt.callbacks.run_directory import occupied
+from lit_instructgpt.callbacks.save_checkpoints import LOGS, set_aside
+from lit_instructgpt.checkpoints.directory import checkpoints
+from lit_instructgpt.checkpoints.plugin import CheckpointDirectories
 from lit_instructgpt.datamodules import ComparisonDataModule, DemoDataModule, PromptDataModule  # noqa: F401
 from lit_instructgpt.modules import SFT, PPOModule, RankingRM  # noqa: F401
 
@@ -70,13 +83,21 @@ class InstructCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.trainer.logger is None or config.trainer.logger is True:
             fitting = self.subcommand == "fit"
-            kwargs["logger"] = fitting and TensorBoardLogger(config.run_dir, name="", version="")
+            loggers = [TensorBoardLogger(config.run_dir, name="", version=""), MetricLog(config.run_dir)]
+            kwargs["logger"] = loggers if fitting else False
         given = self.config_init[self.subcommand].trainer.callbacks or []
         if config.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in given):
             self.trainer_defaults["callbacks"] = [PhaseProgressBar()]
+        savers = [c for c in given if isinstance(c, Checkpoint)]
+        if self.subcommand == "fit" and config.trainer.enable_checkpointing is not False and not savers:
+            self.trainer_defaults["callbacks"] = [*self.trainer_defaults.get("callbacks", []), SaveCheckpoints()]
+        if self.subcommand == "fit":
+            self.trainer_defaults["callbacks"] = [*self.trainer_defaults.get("callbacks", []), LostProcess()]
         if config.profile and self.subcommand == "fit":
             self.trainer_defaults["callbacks"] = [*self.trainer_defaults.get("callbacks", []), Profile()]
-        return super().instantiate_trainer(default_root_dir=config.run_dir, **kwargs)
+        trainer = super().instantiate_trainer(default_root_dir=config.run_dir, **kwargs)
+        trainer.strategy.checkpoint_io = CheckpointDirectories()
+        return trainer
 
     def before_predict(self) -> None:
         """Refuses to sample for nothing.
@@ -89,30 +110,60 @@ class InstructCLI(LightningCLI):
             raise ValueError(
                 "predict: nothing would be written; add --trainer.callbacks+=WriteSamples --trainer.callbacks.path FILE"
             )
+        self.find_checkpoint()
 
     def before_fit(self) -> None:
         """Refuses an occupied run directory before the logger writes to it.
 
         Raises:
             FileExistsError: another run is in it.
-            FileNotFoundError: there is no checkpoint to resume from.
+            FileNotFoundError: there is no such checkpoint.
         """
         config = self.config["fit"]
-        if (
-            str(config.ckpt_path).endswith(".ckpt")
-            and "://" not in config.ckpt_path
-            and not Path(config.ckpt_path).exists()
-        ):
-            raise FileNotFoundError(f"no checkpoint {config.ckpt_path}: correct --ckpt_path")
-        if not Path(config.run_dir, "config.yaml").exists():
-            return
-        if config.ckpt_path is None:
+        if config.ckpt_path is None and Path(config.run_dir, "config.yaml").exists():
             raise FileExistsError(occupied(config.run_dir))
-        if config.ckpt_path == "last":
-            savers = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-            folders = [Path(c.dirpath or Path(config.run_dir, "checkpoints")) for c in savers]
-            if not any(any(folder.glob("last*.ckpt")) for folder in folders):
-                raise FileNotFoundError(
-                    f"{config.run_dir} has no last checkpoint to resume from: name one with --ckpt_path FILE, or "
-                    "start anew in another --run_dir with a ModelCheckpoint of save_last: true"
-                )
+        self.find_checkpoint()
+
+    def before_validate(self) -> None:
+        """See ``find_checkpoint``."""
+        self.find_checkpoint()
+
+    def before_test(self) -> None:
+        """See ``find_checkpoint``."""
+        self.find_checkpoint()
+
+    def find_checkpoint(self) -> None:
+        """Resolves ``--ckpt_path``: ``last`` is the newest checkpoint of the run directory that verifies.
+
+        A run that ended before its first checkpoint starts from the beginning, so that one command line can begin and
+        resume.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+        """
+        assert self.subcommand is not None
+        config = self.config[self.subcommand]
+        if config.ckpt_path not in (None, "last", "best", "hpc"):
+            if "://" not in config.ckpt_path and not Path(config.ckpt_path).exists():
+                raise FileNotFoundError(f"no checkpoint {config.ckpt_path}: correct --ckpt_path")
+            return
+        if config.ckpt_path != "last":
+            return
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        savers = [callback for callback in callbacks if isinstance(callback, SaveCheckpoints)]
+        folder = Path(config.run_dir, "checkpoints")
+        if savers and savers[0].dirpath is not None:
+            folder = Path(savers[0].dirpath)
+        if checkpoints(folder):
+            self.config_init[self.subcommand]["ckpt_path"] = str(folder)
+        elif self.subcommand == "fit" and savers and not list(Path(config.run_dir).glob("export*")):
+            for log in (Path(config.run_dir, name) for name in LOGS):
+                if log.exists() and "LOCAL_RANK" not in os.environ:  # the first process does it
+                    set_aside(log)
+            rank_zero_warn(f"{folder} holds no checkpoint yet: the run starts from the beginning")
+            self.config_init[self.subcommand]["ckpt_path"] = None
+        elif not list(folder.glob("last*.ckpt")):
+            raise FileNotFoundError(
+                f"{config.run_dir} has no last checkpoint: name one with --ckpt_path, or train with the callback "
+                "SaveCheckpoints"
+            )

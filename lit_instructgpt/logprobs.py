@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from lit_instructgpt.dropout import lay_out
 from lit_instructgpt.functional import token_entropy, token_logprobs
 from lit_instructgpt.hidden import hidden_states, positions
 from lit_instructgpt.models import inference_mode
 from lit_instructgpt.packing import Sharing
+from lit_instructgpt.sharding import gathers
 
 POSITIONS_PER_CHUNK = 4096
 """More positions than this are projected in turn, and once more in the backward pass: [N, V] is never whole."""
@@ -32,6 +34,7 @@ def next_token_logits(model: Any, input_ids: Tensor, attention_mask: Tensor, kee
 
     Only those are projected to the vocabulary.
     """
+    lay_out(torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids), attention_mask)
     output = model(
         input_ids=input_ids,
         attention_mask=attention_mask,
@@ -61,12 +64,18 @@ def vocabulary_head(model: Any) -> Callable[[Tensor], Tensor] | None:
     return _heads[model]
 
 
+def remember_head(model: Any, is_projection: bool) -> None:
+    """As another process has found it out; see ``vocabulary_head``."""
+    _heads[model] = model.get_output_embeddings() if is_projection else None
+
+
 def same_head(model: Any, source: Any) -> None:
     """A copy that only computes faster projects as its source does; it is not tried again."""
     if source in _heads:
         _heads[model] = None if _heads[source] is None else model.get_output_embeddings()
 
 
+@gathers
 def target_logprobs(
     model: Any,
     input_ids: Tensor,

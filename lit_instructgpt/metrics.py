@@ -21,12 +21,13 @@ class PairAccuracy(Metric):
 
     Args:
         groups: names such as ``source/x`` and ``labeler/y``.
+        shared: every process has pairs of its own; False where all have the same ones.
     """
 
     full_state_update = False
 
-    def __init__(self, groups: Sequence[str] = ()) -> None:
-        super().__init__()
+    def __init__(self, groups: Sequence[str] = (), shared: bool = True) -> None:
+        super().__init__(sync_on_compute=shared)
         self.index = {name: i for i, name in enumerate(["all", *groups])}
         for name in ("correct", "longer", "total"):
             self.add_state(name, torch.zeros(len(self.index), dtype=torch.float64), dist_reduce_fx="sum")
@@ -68,13 +69,14 @@ def half_step(margin: Tensor) -> Tensor:
 class PairCalibration(Metric):
     """Expected calibration error of sigmoid(score difference) as the probability of the labeler's choice.
 
-    Ten equal bins of the confidence, the l1 norm (torchmetrics' ``binary_calibration_error``).
+    Ten equal bins of the confidence, the l1 norm (torchmetrics' ``binary_calibration_error``). Of the pairs of validation,
+    which every process has.
     """
 
     full_state_update = False
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)
         self.add_state("margins", [], dist_reduce_fx="cat")
         self.margins: list[Tensor]
 

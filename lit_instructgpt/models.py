@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -83,6 +82,11 @@ def read_config(source: str) -> Any:
         ValueError: the model reads more than text.
     """
     check_source(source)
+    if os.path.isdir(source) and not any(name.endswith(".safetensors") for name in os.listdir(source)):
+        raise ValueError(
+            f"{source} holds no .safetensors: other weights (pytorch_model.bin) are pickles, which can run code; load them where "
+            "you trust them, with transformers, and save_pretrained"
+        )
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if config.get_text_config() is not config:
         raise ValueError(
@@ -197,7 +201,9 @@ def load_policy(source: ModelSource, tokenizer: Any, dtype: torch.dtype = torch.
                     f"{source} is a reward model ({', '.join(config.architectures)}), which predicts no tokens: give the "
                     "directory of a policy (SFT or PPOModule)"
                 )
-            model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=dtype, trust_remote_code=False, use_safetensors=True
+            )
         fit_embeddings(model, tokenizer)
     set_special_tokens(model.config, tokenizer)
     model.generation_config = transformers.GenerationConfig(
@@ -240,42 +246,6 @@ def checkpoint_activations(model: Any) -> None:
         model.activation_checkpointing_enable({"use_reentrant": False})
     else:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-
-
-def add_residual_dropout(model: nn.Module, probability: float) -> int:
-    """The paper's residual dropout: on what each attention and MLP block adds to the residual stream.
-
-    One rule for every family (Llama has no such setting): a hook on the blocks' outputs, active in
-    train mode alone. Not saved with the model.
-
-    Returns:
-        How many blocks drop.
-
-    Raises:
-        ValueError: not every layer has one attention and one MLP block by a known name.
-    """
-    names = {"self_attn", "attn", "attention", "mlp", "feed_forward", "ffn", "fc", "fc2"}
-    stacks = [
-        [[block for name, block in layer.named_children() if name in names] for layer in layers]
-        for layers in model.modules()
-        if isinstance(layers, nn.ModuleList)
-    ]
-    found = [blocks for layers in stacks if any(layers) for blocks in layers]
-    if not found or any(len(blocks) != 2 for blocks in found):
-        raise ValueError(
-            f"residual dropout: {type(model).__name__} does not show one attention and one MLP block in each layer; "
-            "set model.dropout: 0"
-        )
-    blocks = [block for layer in found for block in layer]
-
-    def drop(module: nn.Module, _: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (F.dropout(output[0], probability, module.training), *output[1:])
-        return F.dropout(output, probability, module.training)
-
-    for block in blocks:
-        block.register_forward_hook(drop)
-    return len(blocks)
 
 
 @contextlib.contextmanager

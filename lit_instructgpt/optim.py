@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lit_instructgpt.eight_bit import is_eight_bit, load_any_state, make_eight_bit
+from lit_instructgpt.ranks import of_every_process, sum_over_ranks
+from lit_instructgpt.sharding import full, local
+
 
 def default_optimizer(params: Any) -> Optimizer:
     """AdamW without weight decay, betas (0.9, 0.95) as the paper, epsilon 1e-5 as its predecessors."""
@@ -40,29 +44,24 @@ def warmup_from_tenth(iteration: int, num_warmup: int) -> float:
 
 
 def build_optimizer(make: Callable[[Any], Optimizer], parameters: Any, *models: nn.Module) -> Optimizer:
-    """The optimizer of a stage; bitsandbytes' keep 32-bit state for the embeddings of ``models``.
-
-    8-bit state is unstable there (bitsandbytes#11). Small tensors, the norms among them, stay in 32 bits by
-    bitsandbytes' own rule.
+    """The optimizer of a stage, which loads the state of AdamW with 8 or 32 bits.
 
     Args:
         make: parameters or parameter groups -> optimizer.
         parameters: what it is given.
-        models: whose embeddings to except.
+        models: whose embeddings, heads and norms keep 32-bit state; see ``eight_bit``.
     """
-    optimizer = make(parameters)
-    if type(optimizer).__module__.startswith("bitsandbytes"):
-        import bitsandbytes as bnb
-
-        manager = bnb.optim.GlobalOptimManager.get_instance()
-        for model in models:
-            for module in model.modules():
-                if isinstance(module, nn.Embedding):
-                    manager.register_module_override(module, "weight", {"optim_bits": 32})
+    parameters = list(parameters)
+    optimizer: Any = make(parameters)
+    if is_eight_bit(optimizer):
+        optimizer = make_eight_bit(make, parameters, models)
+    if is_eight_bit(optimizer) or isinstance(optimizer, torch.optim.AdamW):
+        load = optimizer.load_state_dict
+        optimizer.load_state_dict = lambda state: load(load_any_state(optimizer, state))
     return optimizer
 
 
-def check_trainer(trainer: Trainer, where: str, micro_batch_tokens: int | None = None) -> None:
+def check_trainer(trainer: Trainer, where: str) -> None:
     """Refuses Trainer settings that hand-made steps would ignore, or do not know.
 
     Raises:
@@ -84,11 +83,6 @@ def check_trainer(trainer: Trainer, where: str, micro_batch_tokens: int | None =
             f"{where}: trainer.precision is bf16-true: weights and optimizer state in bfloat16 lose updates below 1/256 of a "
             "weight; bf16-mixed keeps float32 weights"
         )
-    if micro_batch_tokens is not None and trainer.world_size > 1:
-        problems.append(
-            f"micro_batch_tokens is {micro_batch_tokens} on {trainer.world_size} devices, which would take different numbers "
-            "of backward passes and wait for one another: set micro_batch_size instead"
-        )
     if trainer.gradient_clip_val:
         problems.append(
             f"trainer.gradient_clip_val is {trainer.gradient_clip_val}: set model.init_args.max_grad_norm instead"
@@ -97,37 +91,68 @@ def check_trainer(trainer: Trainer, where: str, micro_batch_tokens: int | None =
         raise ValueError(f"{where}: " + "; ".join(problems))
 
 
-def sum_over_ranks(module: LightningModule, x: Tensor) -> Tensor:
-    """Sum of a tensor over all processes, elementwise; the tensor itself on one."""
-    if module.trainer.world_size == 1:
-        return x
-    gathered = module.all_gather(x)
-    assert isinstance(gathered, Tensor)
-    return gathered.sum(0)
+def not_finite(tensors: Iterable[tuple[str, Tensor | None]]) -> list[str]:
+    """Names of the tensors that hold an infinity or NaN, on any process."""
+    found = [name for name, x in tensors if x is not None and not bool(torch.isfinite(local(x)).all())]
+    return list(dict.fromkeys(name for part in of_every_process(found) for name in part))
 
 
-def clip_and_step(module: LightningModule, parameters: Iterable[nn.Parameter], max_grad_norm: float | None) -> Tensor:
+@torch.no_grad()
+def why_not_finite(module: LightningModule, losses: Callable[[], Iterable[tuple[str, Tensor]]]) -> str:
+    """What is not finite: weights, the loss of some samples, or the gradients alone."""
+    if weights := not_finite(module.named_parameters()):
+        return f"not finite: weights {shortened(weights)}; the step before was too large: lower the learning rate"
+    found = list(losses())
+    if bad := not_finite(found):
+        return f"not finite: the loss of {shortened(bad)}; look at these samples, and at the model's outputs for them"
+    gradients = not_finite((name, p.grad) for name, p in module.named_parameters())
+    return (
+        f"not finite: gradients {shortened(gradients)}, of finite losses; samples: {shortened([name for name, _ in found])}; "
+        "lower the learning rate, or look at these samples"
+    )
+
+
+def shortened(names: list[str], num: int = 8) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:num]) + (f" and {len(names) - num} more" if len(names) > num else "")
+
+
+def clip_and_step(
+    module: LightningModule,
+    parameters: Iterable[nn.Parameter],
+    max_grad_norm: float | None,
+    loss: Tensor,
+    losses: Callable[[], Iterable[tuple[str, Tensor]]],
+) -> Tensor:
     """Clips by global norm if asked, checks that it is finite, takes the step and clears the gradients.
+
+    Args:
+        module: with the optimizer.
+        parameters: whose gradients are clipped.
+        max_grad_norm: None leaves them as they are.
+        loss: of the step, on this process; scalar.
+        losses: of each sample of the step and where it is from; asked for only to explain a failure, without gradients.
 
     Returns:
         The gradient norm before clipping, scalar.
 
     Raises:
-        FloatingPointError: the norm is not finite; no step has been taken.
+        FloatingPointError: loss or norm is not finite, naming weights, gradients and samples; no step has been taken.
     """
     optimizer = module.optimizers()
     assert not isinstance(optimizer, list)
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if not torch.isfinite(norm):
+    norm = full(torch.nn.utils.get_total_norm(gradients))
+    loss = sum_over_ranks(module, loss.detach())
+    if not (torch.isfinite(norm) and torch.isfinite(loss)):
         raise FloatingPointError(
-            f"the gradient norm is {norm.item()} at optimizer step {module.global_step}: no step was taken; "
-            "lower the learning rate, or look at the last batch's data"
+            f"the loss is {loss.item():.4g} and the gradient norm {norm.item():.4g} at optimizer step {module.global_step}: no "
+            "step was taken; " + why_not_finite(module, losses)
         )
     if max_grad_norm is not None:
         scale = max_grad_norm / (norm + 1e-6)
         if scale < 1:
-            torch._foreach_mul_(gradients, scale)
+            torch._foreach_mul_([local(gradient) for gradient in gradients], scale)
     optimizer.step()
     optimizer.zero_grad()
     return norm

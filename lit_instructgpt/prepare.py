@@ -245,3 +245,11 @@ def _print(result: dict[str, Any], target: Path) -> None:
         left_out = one["lines"] - sum(one["written"].values())
         table.add_row(name, one["kind"], *map(str, (one["lines"], *one["written"].values(), left_out)))
     Console().print(table)
+    for name, one in result["files"].items():
+        empty = [side for side, num in one["written"].items() if not num]
+        if empty and one["lines"]:
+            Console(stderr=True).print(
+                f"{name}: no record for {' and '.join(empty)}: whole users are put to one side, and there are few. Give more "
+                "users, or another --valid_fraction, --test_fraction or --seed; or leave out what is empty (data.valid: null)",
+                soft_wrap=True, markup=False,
+            )  # fmt: skip

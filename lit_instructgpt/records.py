@@ -203,6 +203,7 @@ class RecordReader(Generic[RecordType]):
             self.report.set_aside.append(BadRecord(row.file, row.line, (tied,)))
         else:
             self.report.accepted += 1
+            record._where = f"{row.file}:{row.line}"
             self.records.append(Sourced(record, row.file, row.line, row.raw))
 
     def _as_written(self, row: Row, problem: LineProblem) -> LineProblem:

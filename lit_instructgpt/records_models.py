@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PrivateAttr,
     Tag,
     ValidationError,
     model_validator,
@@ -68,6 +69,18 @@ class BaseRecord(_Strict):
     source: Words | None = None
     labeler: Words | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
+    _where: str = PrivateAttr(default="")
+
+    @property
+    def where(self) -> str:
+        """``FILE:LINE`` that it was read from; its id, or nothing, where it was not."""
+        return self._where or self.id or ""
+
+    def __eq__(self, other: object) -> bool:
+        """By content, wherever it was read from."""
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Demonstration(BaseRecord):

@@ -15,8 +15,10 @@ from transformers import AutoModelForSequenceClassification
 
 from lit_instructgpt.functional import last_index
 from lit_instructgpt.hidden import hidden_states
+from lit_instructgpt.lora import has_adapters
 from lit_instructgpt.models import fit_embeddings, quiet_loading, read_config, set_special_tokens, without_dropout
 from lit_instructgpt.packing import Sharing
+from lit_instructgpt.sharding import fill, full, gathers
 
 
 class ScalarModel(nn.Module):
@@ -67,7 +69,7 @@ class ScalarModel(nn.Module):
                 )
             config.num_labels = 1
             model = AutoModelForSequenceClassification.from_pretrained(
-                source, config=config, dtype=dtype, trust_remote_code=False
+                source, config=config, dtype=dtype, trust_remote_code=False, use_safetensors=True
             )
             fit_embeddings(model, tokenizer)
         set_special_tokens(model.config, tokenizer)
@@ -96,6 +98,7 @@ class ScalarModel(nn.Module):
             score = F.linear(hidden.float(), self.model.score.weight.float())
         return score.squeeze(-1) + float(self.model.config.score_bias)
 
+    @gathers
     def score(
         self, input_ids: Tensor, attention_mask: Tensor, sharing: Sharing | None = None, packing: bool = True
     ) -> Tensor:
@@ -104,6 +107,7 @@ class ScalarModel(nn.Module):
         last = place.gather(1, last_index(attention_mask)[:, None]).squeeze(1)
         return self.head(states[last])
 
+    @gathers
     def values(
         self,
         input_ids: Tensor,
@@ -130,13 +134,13 @@ class ScalarModel(nn.Module):
         weight of the family can hold a constant: it goes to ``config.score_bias``, to be added to the
         logits by whoever loads the directory without this package.
         """
-        weight = self.model.score.weight[0]
-        norm = final_norm_bias(self.model)
+        weight = full(self.model.score.weight.detach())[0]
+        norm = None if has_adapters(self.model) else final_norm_bias(self.model)  # which stays as the base has it
         if norm is None:
             self.model.config.score_bias = float(self.model.config.score_bias) + constant
         else:
             direction = weight.double() / weight.double().square().sum()
-            norm += (constant * direction).to(norm.dtype)
+            fill(norm, full(norm.detach()) + (constant * direction).to(norm.dtype))
 
     def save(self, path: str | Path) -> None:
         """Writes the Hugging Face directory (safetensors)."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from lit_instructgpt.datamodules import ComparisonDataModule, DemoDataModule, PromptDataModule
@@ -36,6 +36,12 @@ PROMPTS = [
     {"prompt": text} for text in ("a", "say red", "what do bees make?", "stop now", "hello", "one, two", "I", "dog")
 ]
 TEXT = [{"text": "The quick brown fox jumps over the lazy dog. Is it long? No, it is short."}] * 4
+LONGER = {
+    "sft": ["--trainer.max_epochs", "7"],
+    "rm": ["--trainer.max_epochs", "7"],
+    "ppo": [],
+}
+"""For runs of benchmarks/fault_runs.py: more than 20 steps."""
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -59,7 +65,7 @@ def trainer(path: Path, *callbacks: Callback, **settings: Any) -> Trainer:
             "accelerator": "cpu", "devices": 1, "logger": False, "default_root_dir": path, "max_epochs": 1,
             "enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1,
             "num_sanity_val_steps": 0, "use_distributed_sampler": False, "callbacks": list(callbacks),
-            "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
+            "enable_checkpointing": any(isinstance(c, Checkpoint) for c in callbacks),
             **settings,
         }
     )  # fmt: skip

@@ -29,7 +29,7 @@ def test_pitfall_16_a_pad_id_inside_the_text_counts():
 
 def prompts() -> PromptBatch:
     ids, mask = pad([[1], [2, 3], [4, 5, 6]], 0, left=True)
-    return PromptBatch(ids, mask, ["a", "b", "c"], [{"id": 1}, {"id": 2}, {"id": 3}])
+    return PromptBatch(ids, mask, ["a", "b", "c"], [{"id": 1}, {"id": 2}, {"id": 3}], ["x:1", "x:2", "x:3"])
 
 
 def test_take_rows_in_the_order_given():
@@ -53,7 +53,7 @@ def test_split_keeps_every_row_in_order(size: int | None, lengths: list[int]):
 
 def test_split_of_nothing():
     nothing = torch.zeros(0, 3, dtype=torch.int64)
-    batch = DemoBatch(nothing, nothing.bool(), nothing.bool(), torch.zeros(0, dtype=torch.bool))
+    batch = DemoBatch(nothing, nothing.bool(), nothing.bool(), torch.zeros(0, dtype=torch.bool), [])
     assert list(batch.split(None)) == []
 
 

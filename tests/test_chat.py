@@ -41,7 +41,7 @@ def answer(path: str, prompt_format: PromptFormat, prompt: Any, turn: int, **sam
     """The response to one prompt, by the sampling that predict uses."""
     tokenizer = load_tokenizer(path)
     ids, mask = pad([prompt_format.prompt_ids(prompt, tokenizer)], tokenizer.pad_token_id, left=True)
-    batch = PromptBatch(ids, mask, [""], [{}])
+    batch = PromptBatch(ids, mask, [""], [{}], [""])
     settings = Sampling(**{"max_new_tokens": 6, **sampling})
     return sample_texts(load_policy(path, tokenizer).eval(), tokenizer, prompt_format, batch, settings, turn)[0][0]
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from stages import COMPARISONS, DEMOS, PROMPTS, assert_same, plain_policy, weights, write
 
 import lit_instructgpt
+from lit_instructgpt.callbacks import MetricLog
+from lit_instructgpt.callbacks.run_directory import lock
 from lit_instructgpt.cli import main
 
 READING = {"max_prompt_tokens": 24, "max_response_tokens": 16, "max_tokens": 64}
@@ -30,10 +32,7 @@ def save(path: Path, config: dict[str, Any]) -> str:
 
 
 def last_checkpoint() -> dict[str, Any]:
-    return {
-        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-        "init_args": {"save_last": True},
-    }
+    return {"class_path": "lit_instructgpt.callbacks.SaveCheckpoints"}
 
 
 @pytest.fixture
@@ -137,7 +136,7 @@ def test_ckpt_path_resumes_in_the_same_directory(sft: str, tmp_path: Path):
     assert sidecar["steps"] == 4
     # The rate of the first epoch was another, so only the structure is compared here; bits in test_resume.py.
     assert weights(plain_policy(cut / "export")).keys() == weights(plain_policy(whole / "export")).keys()
-    main(["fit", "--config", sft, "--run_dir", str(cut), "--ckpt_path", str(cut / "checkpoints" / "last.ckpt"),
+    main(["fit", "--config", sft, "--run_dir", str(cut), "--ckpt_path", str(cut / "checkpoints" / "step-00000004"),
           "--trainer.max_epochs", "3"])  # fmt: skip
     assert (cut / "config_resume_2.yaml").is_file()
     assert json.loads((cut / "export" / "lit_instructgpt.json").read_text())["steps"] == 6
@@ -157,15 +156,90 @@ def test_resuming_without_a_checkpoint_is_refused(sft: str, tmp_path: Path, caps
         ]
     )
     before = files(run)
-    message = refused(["fit", "--config", sft, "--run_dir", str(run), "--ckpt_path", "last"], capsys)
-    assert f"{run} has no last checkpoint to resume from" in message
+    without = ["--trainer.callbacks=[]", "--trainer.enable_checkpointing=false", "--ckpt_path", "last"]
+    message = refused(["fit", "--config", sft, "--run_dir", str(run), *without], capsys)
+    assert f"{run} has no last checkpoint: name one with --ckpt_path" in message
     missing = str(tmp_path / "no.ckpt")
     assert missing in refused(["fit", "--config", sft, "--run_dir", str(run), "--ckpt_path", missing], capsys)
     assert files(run) == before
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(sft: str, tmp_path: Path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("left behind")
+    (run / "metrics.jsonl").write_text("left behind")
+    with pytest.warns(UserWarning, match="holds no checkpoint yet: the run starts from the beginning"):
+        main(["fit", "--config", sft, "--run_dir", str(run), "--ckpt_path", "last"])
+    assert (run / "metrics.jsonl.aside-1").read_text() == "left behind"
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 6, "four steps, two validations"
+    assert json.loads((run / "export" / "lit_instructgpt.json").read_text())["steps"] == 4
+
+
+def test_r14_a_directory_in_use_is_refused(sft: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    held = lock(run)
+    message = refused(["fit", "--config", sft, "--run_dir", str(run)], capsys)
+    assert f"{run} is in use by process {os.getpid()} on" in message
+    assert not (run / "config.yaml").exists()
+    held.close()
+    main(["fit", "--config", sft, "--run_dir", str(run)])
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_r3_the_exit_code_of_a_run_that_was_told_to_stop(
+    sft: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    signum: int,
+    code: int,
+):
+    run, before = tmp_path / "run", MetricLog.log_metrics
+
+    def stop(self: Any, metrics: Any, step: int | None = None) -> None:
+        before(self, metrics, step)
+        os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(MetricLog, "log_metrics", stop)
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", "--config", sft, "--run_dir", str(run)])
+    assert caught.value.code == code
+    said = capsys.readouterr().err
+    assert (
+        f"stopped by {signal.Signals(signum).name} at optimizer step 1; saved in {run}/checkpoints/step-00000001"
+        in said
+    )
+    monkeypatch.undo()
+    main(["fit", "--config", sft, "--run_dir", str(run), "--ckpt_path", "last"])
+    assert json.loads((run / "export" / "lit_instructgpt.json").read_text())["steps"] == 4
+
+
+def test_no_checkpoint_that_can_be_used_has_a_code_of_its_own(
+    sft: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    main(["fit", "--config", sft, "--run_dir", str(run)])
+    for path in (run / "checkpoints").glob("*/manifest.json"):
+        path.unlink()
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", "--config", sft, "--run_dir", str(run), "--ckpt_path", "last"])
+    assert caught.value.code == 3
+    assert "holds no checkpoint that can be used" in capsys.readouterr().err
+
+
+def test_validate_takes_the_last_checkpoint(sft: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    main(["fit", "--config", sft, "--run_dir", str(run)])
+    expected = json.loads((run / "export/lit_instructgpt.json").read_text())["metrics"]["val/loss"]
+    capsys.readouterr()
+    for given in ("last", str(run / "checkpoints"), str(run / "checkpoints/step-00000004")):
+        main(["validate", "--config", sft, "--run_dir", str(run), "--ckpt_path", given])
+        assert f"{expected:.6f}"[:6] in capsys.readouterr().out
+
+
 def test_ckpt_path_last_may_be_given_from_the_first_run_on(sft: str, tmp_path: Path):
-    with pytest.warns(UserWarning, match="there is no last checkpoint available"):
+    with pytest.warns(UserWarning, match="holds no checkpoint yet: the run starts from the beginning"):
         main(["fit", "--config", sft, "--run_dir", str(tmp_path / "run"), "--ckpt_path", "last"])
     assert json.loads((tmp_path / "run" / "export" / "lit_instructgpt.json").read_text())["steps"] == 4
 
@@ -462,7 +536,7 @@ def test_a_run_says_nothing_that_is_not_about_the_run(sft: str, tmp_path: Path):
     done = run(["fit", "--config", sft, "--run_dir", "run"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
-    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=False)["global_step"] == 4
+    assert json.loads((tmp_path / "run/checkpoints/step-00000004/manifest.json").read_text())["step"] == 4
     done = run(
         ["fit", "--config", sft, "--run_dir", "run", "--ckpt_path", "last", "--trainer.max_epochs", "3"], tmp_path
     )

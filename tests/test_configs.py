@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from lit_instructgpt import cli
+from lit_instructgpt.checkpoints.directory import checkpoints, verify
 from lit_instructgpt.config_check import allow_imports
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +22,7 @@ STAGES = [CONFIGS / f"{stage}.yaml" for stage in ("sft", "rm", "ppo")]
 LIGHTNING_KEYS = {"seed_everything", "run_dir", "ckpt_path", "trainer", "model", "data"}
 AXES = {
     "hardware": ("trainer.",),
-    "optimizer": ("model.init_args.optimizer.class_path",),
+    "optim": ("model.init_args.optimizer.class_path",),
     "paper": ("trainer.max_epochs", "trainer.val_check_interval", "model.init_args.", "data.init_args."),
 }
 """The only keys that an overlay of a directory may hold."""
@@ -125,7 +126,7 @@ def test_paper(chain: list[str]) -> None:
 
 
 @pytest.mark.parametrize("base", STAGES, ids=lambda path: path.stem)
-@pytest.mark.parametrize("directory", ["hardware", "optimizer"])
+@pytest.mark.parametrize("directory", ["hardware", "optim"])
 def test_overlay_on_every_stage(directory: str, base: Path) -> None:
     overlays = sorted((CONFIGS / directory).glob("*.yaml"))
     assert overlays
@@ -210,8 +211,9 @@ def test_example_stages_in_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ]  # fmt: skip
         cli.main(evaluate)
     for stage in ("sft", "rm", "ppo"):
-        for name in ("config.yaml", "export/model.safetensors", "export/lit_instructgpt.json", "checkpoints/last.ckpt"):
+        for name in ("config.yaml", "export/model.safetensors", "export/lit_instructgpt.json", "metrics.jsonl"):
             assert (tmp_path / "runs" / stage / name).is_file(), f"{stage}/{name}"
+        assert verify(checkpoints(tmp_path / "runs" / stage / "checkpoints")[0])
     report = json.loads((tmp_path / "runs/evaluation.json").read_text())
     assert set(report["models"]) == {"sft", "ppo"}
     assert report["num_prompts"] == 10

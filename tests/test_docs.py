@@ -70,11 +70,13 @@ def test_reward_model_keys() -> None:
 
 
 def test_ppo_keys() -> None:
-    tree, metrics = parsed("modules/ppo.py"), parsed("modules/ppo_metrics.py")
-    keys = logged(tree) | logged(metrics)
+    trees, metrics = [parsed("modules/ppo.py"), parsed("modules/ppo_rollout.py")], parsed("modules/ppo_metrics.py")
+    keys = logged(trees[0]) | logged(trees[1]) | logged(metrics)
     (stats,) = [n for n in ast.walk(metrics) if isinstance(n, ast.FunctionDef) and n.name == "rollout_stats"]
     keys |= {f"val/{key}" for key in logged(stats)}
-    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
+    calls = [
+        n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
+    ]
     phases = {c.args[0].value for c in calls if c.func.attr == "phase" and isinstance(c.args[0], ast.Constant)}
     keys |= {f"time/{phase}" for phase in phases}
     assert documented(section(text_of("docs/metrics.md"), "PPO")) == keys

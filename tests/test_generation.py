@@ -277,7 +277,7 @@ def test_sampling_in_train_mode_with_checkpointing_is_the_same(tiny_dir: Callabl
 
 
 def prompt_batch() -> PromptBatch:
-    return PromptBatch(*left_padded(), ["a", "b", "c"], [{}, {}, {}])
+    return PromptBatch(*left_padded(), ["a", "b", "c"], [{}, {}, {}], ["", "", ""])
 
 
 def test_k_responses_per_prompt_stay_with_their_prompt(tiny_dir: Callable[[str], str], tokenizer: Any):

@@ -94,6 +94,7 @@ LOW = {
     "batch",
     "packing",
     "attention",
+    "dropout",
     "hidden",
     "inference",
     "scalar_model",
@@ -104,6 +105,14 @@ LOW = {
     "generation",
     "optim",
     "metrics",
+    "hashes",
+    "ranks",
+    "sharding",
+    "eight_bit",
+    "lora",
+    "memory_plan",
+    "checkpoints.state",
+    "checkpoints.directory",
 }
 MIDDLE = LOW | {"engines", "rewards", "sampling", "selfcheck"}
 
@@ -122,7 +131,7 @@ def test_data_modules_import_neither_modules_nor_models(name: str):
 
 @pytest.mark.parametrize("name", short("modules"))
 def test_modules_do_not_import_data_modules_or_callbacks(name: str):
-    allowed = MIDDLE | {"modules", *short("modules.")}
+    allowed = MIDDLE | {"strategy", "modules", *short("modules.")}
     assert {other.removeprefix(f"{NAME}.") for other in own(name)} <= allowed
 
 

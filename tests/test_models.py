@@ -13,11 +13,11 @@ import transformers
 from torch import Tensor
 
 from lit_instructgpt import functional as F
+from lit_instructgpt.dropout import add_residual_dropout
 from lit_instructgpt.hidden import positions
 from lit_instructgpt.logprobs import next_token_logits
 from lit_instructgpt.models import (
     FreshModel,
-    add_residual_dropout,
     check_source,
     load_policy,
     load_tokenizer,

@@ -15,6 +15,7 @@ from lit_instructgpt.optim import (
     clip_and_step,
     cosine_to_fraction,
     default_optimizer,
+    shortened,
     warmup_from_tenth,
 )
 
@@ -103,15 +104,21 @@ class Steps(LightningModule):
         self.max_grad_norm = max_grad_norm
         self.weight = nn.Parameter(torch.tensor([10.0, 20.0]))
         self.unused = nn.Parameter(torch.ones(1))
+        self.bad_loss = 2.0
         self.norms: list[float] = []
         self.seen: list[list[float]] = []
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
+    def losses(self) -> list[tuple[str, Tensor]]:
+        return [("data:1", torch.tensor(1.0)), ("data:2", torch.tensor(self.bad_loss))]
+
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
         self.weight.grad = batch * torch.tensor([3.0, 4.0])
-        self.norms.append(clip_and_step(self, self.parameters(), self.max_grad_norm).item())
+        self.norms.append(
+            clip_and_step(self, self.parameters(), self.max_grad_norm, torch.tensor(self.bad_loss), self.losses).item()
+        )
         assert self.weight.grad is None or not self.weight.grad.any()
         self.seen.append(self.weight.tolist())
 
@@ -153,6 +160,26 @@ def test_pitfall_13_a_gradient_that_is_not_finite_stops_before_the_step(bad: flo
     assert module.weight.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda m: setattr(m, "bad_loss", math.nan), r"not finite: the loss of data:2; look at these samples"),
+        (lambda m: None, r"not finite: gradients weight, of finite losses; samples: data:1, data:2;"),
+        (lambda m: m.unused.data.fill_(math.inf), r"not finite: weights unused; the step before was too large"),
+    ],
+)
+def test_r7_what_is_not_finite_is_named(harm: Any, says: str):
+    module = Steps(None)
+    harm(module)
+    with pytest.raises(FloatingPointError, match=f"gradient norm nan at optimizer step 0: no step was taken; {says}"):
+        quiet_trainer().fit(module, Batches(math.nan))
+
+
+def test_a_long_list_of_names_is_shortened():
+    assert shortened([f"w{i}" for i in range(10)], 3) == "w0, w1, w2 and 7 more"
+    assert shortened(["a", "b"], 3) == "a, b"
+
+
 def test_embeddings_keep_32_bit_states():
     bnb = pytest.importorskip("bitsandbytes")
     model = nn.Sequential(nn.Embedding(80, 80), nn.Linear(80, 80, bias=False))
@@ -160,3 +187,11 @@ def test_embeddings_keep_32_bit_states():
     optimizer.check_overrides()
     bits = [optimizer.get_config(0, i, optimizer.param_groups[0])["optim_bits"] for i in range(2)]
     assert bits == [32, 8]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_though_its_gradient_is():
+    module = Steps(None)
+    module.bad_loss = math.nan
+    with pytest.raises(FloatingPointError, match=r"the loss is nan and the gradient norm 5 at .*the loss of data:2"):
+        quiet_trainer().fit(module, Batches(1.0))
+    assert module.weight.tolist() == [10.0, 20.0]

@@ -18,7 +18,14 @@ SOURCE, LABELER = ["web", "web", "app", "app"], ["ann", "bob", "ann", "bob"]
 def batch(rows: slice = slice(None)) -> tuple[torch.Tensor, ComparisonBatch]:
     ids = torch.zeros(4, 3, 2, dtype=torch.int64)
     whole = ComparisonBatch(
-        ids, ids.bool(), torch.tensor(EXISTS), torch.tensor(RANKING), torch.tensor(LENGTHS), SOURCE, LABELER
+        ids,
+        ids.bool(),
+        torch.tensor(EXISTS),
+        torch.tensor(RANKING),
+        torch.tensor(LENGTHS),
+        SOURCE,
+        LABELER,
+        [""] * len(SOURCE),
     )
     return torch.tensor(SCORES)[rows], whole.take(rows)
 
@@ -92,7 +99,7 @@ def calibration(margins: list[float]) -> float:
     for margin in margins:
         ids = torch.zeros(1, 2, 2, dtype=torch.int64)
         one = ComparisonBatch(
-            ids, ids.bool(), torch.ones(1, 2, dtype=torch.bool), torch.tensor([[1, 2]]), ids[..., 0], ["s"], ["l"]
+            ids, ids.bool(), torch.ones(1, 2, dtype=torch.bool), torch.tensor([[1, 2]]), ids[..., 0], ["s"], ["l"], [""]
         )
         metric.update(torch.tensor([[margin, 0.0]]), one)
     return metric.compute().item()

@@ -29,7 +29,7 @@ from benchmarks.real_data import (
 from benchmarks.real_data import (
     main as real_data_main,
 )
-from lit_instructgpt.callbacks.export import file_hash
+from lit_instructgpt.hashes import hash_of
 
 MODEL = Path("models/smollm2")
 
@@ -194,7 +194,7 @@ def test_stages_are_run_once_and_again_when_the_data_or_an_earlier_stage_changed
         stage = Path(line[line.index("--run_dir") + 1])
         ran.append(stage.name)
         (stage / "export").mkdir(parents=True)
-        (stage / "export/lit_instructgpt.json").write_text(json.dumps({"data": {str(data): file_hash(str(data))}}))
+        (stage / "export/lit_instructgpt.json").write_text(json.dumps({"data": {str(data): hash_of(str(data))}}))
         return subprocess.CompletedProcess(line, 0)
 
     monkeypatch.setattr(subprocess, "run", run)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
 from stages import COMPARISONS, DEMOS, PROMPTS, TEXT, Record, adamw, comparisons, demos, fit, ppo, prompts, write
 
-from lit_instructgpt.callbacks import ExportHF
+from lit_instructgpt.callbacks import ExportHF, SaveCheckpoints
+from lit_instructgpt.checkpoints.directory import name_of, newest
 from lit_instructgpt.kl_control import AdaptiveKL
 from lit_instructgpt.modules import SFT, PPOModule, RankingRM
 from lit_instructgpt.sampling import Sampling
@@ -21,13 +21,13 @@ class Interrupted(Exception):
 
 
 class Interrupt(Callback):
-    """Ends the run before its step number ``step``."""
+    """Ends the run in the batch after ``num`` batches, which is lost."""
 
-    def __init__(self, step: int) -> None:
-        self.step, self.seen = step, 0
+    def __init__(self, num: int) -> None:
+        self.num, self.seen = num, 0
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        if self.seen == self.step:
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.seen == self.num:
             raise Interrupted
         self.seen += 1
 
@@ -55,7 +55,7 @@ def check(
     data: Callable[[], Any],
     path: Path,
     steps: int,
-    every: int = 1,
+    every: int = 1,  # optimizer steps of a batch
     same_logs: tuple[str, ...] = ("train/",),
     **settings: Any,
 ) -> tuple[Record, Record]:
@@ -68,17 +68,14 @@ def check(
     torch.manual_seed(0)
     folder = path / "cut" / "checkpoints"
 
-    def saver() -> ModelCheckpoint:
-        return ModelCheckpoint(folder, filename="{step}", every_n_train_steps=every, save_top_k=-1)
-
     with pytest.raises(Interrupted):
-        fit(make(), data(), path / "cut", Interrupt(steps), saver(), **settings)
-    (last,) = folder.glob(f"step={steps * every}.ckpt")
+        fit(make(), data(), path / "cut", Interrupt(steps), SaveCheckpoints(every_n_batches=1), **settings)
+    assert newest(folder).path == folder / name_of(steps * every)
 
     torch.manual_seed(12345)  # a new process knows nothing of the old one's random numbers
     torch.randn(17)
     resumed = make()
-    _, found = fit(resumed, data(), path / "cut", saver(), ckpt_path=last, **settings)
+    _, found = fit(resumed, data(), path / "cut", SaveCheckpoints(), ckpt_path=folder, **settings)
     found_state = everything(resumed)
     assert found_state.keys() == expected_state.keys()
     for name, value in expected_state.items():
@@ -179,8 +176,7 @@ def test_the_best_export_survives_a_resume(tiny_dir: Any, tiny_reward_dir: Any, 
         )  # fmt: skip
 
     def callbacks() -> list[Callback]:
-        saver = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
-        return [ExportHF(monitor="val/rm_score"), saver]
+        return [ExportHF(monitor="val/rm_score"), SaveCheckpoints(every_n_batches=1)]
 
     with pytest.raises(Interrupted):
         fit(
@@ -191,7 +187,7 @@ def test_the_best_export_survives_a_resume(tiny_dir: Any, tiny_reward_dir: Any, 
     export, saver = callbacks()
     _, record = fit(
         make(), demos(tmp_path, valid=valid), tmp_path / "run", export, saver,
-        max_epochs=5, ckpt_path=folder / "step=3.ckpt",
+        max_epochs=5, ckpt_path=folder,
     )  # fmt: skip
     assert isinstance(export, ExportHF)
     assert export.best is not None
@@ -207,8 +203,13 @@ def test_a_moving_average_cannot_come_or_go_in_a_resume(
         reward = lambda prompts, responses: [0.0] * len(responses)  # noqa: E731
         return PPOModule(tiny_dir("gpt2"), reward_fn=reward, optimizer=adamw(0.01), ppo=ppo(ema_decay=ema_decay))
 
-    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
-    fit(make(before), prompts(tmp_path, num_episodes=16), tmp_path, saver)
+    fit(make(before), prompts(tmp_path, num_episodes=16), tmp_path, SaveCheckpoints())
     said = "no moving average of the weights, but ppo.ema_decay is 0.9" if after else "but ppo.ema_decay is null"
     with pytest.raises(ValueError, match=f"{said}: set it as in the run that is resumed"):
-        fit(make(after), prompts(tmp_path, num_episodes=16), tmp_path, ckpt_path=tmp_path / "step=1.ckpt")
+        fit(
+            make(after),
+            prompts(tmp_path, num_episodes=16),
+            tmp_path,
+            SaveCheckpoints(),
+            ckpt_path=tmp_path / "checkpoints",
+        )

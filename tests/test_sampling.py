@@ -24,7 +24,7 @@ def policy(tiny_dir: Callable[[str], str], tokenizer: Any) -> Any:
 @pytest.fixture
 def batch(tokenizer: Any) -> PromptBatch:
     ids, mask = pad([tokenizer(text + "\n").input_ids for text in TEXTS], tokenizer.pad_token_id, left=True)
-    return PromptBatch(ids, mask, TEXTS, [{"prompt": text} for text in TEXTS])
+    return PromptBatch(ids, mask, TEXTS, [{"prompt": text} for text in TEXTS], [""] * len(TEXTS))
 
 
 def greedy(model: Any, ids: list[int], eos: int, num: int) -> list[int]:
@@ -71,7 +71,7 @@ def test_pitfall_04_samples_follow_the_models_own_distribution(
     policy: Any, tokenizer: Any, tiny_dir: Callable[[str], str]
 ):
     ids = tokenizer("say red\n").input_ids
-    one = PromptBatch(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool), ["say red"], [{}])
+    one = PromptBatch(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool), ["say red"], [{}], [""])
     num = 20_000
     with torch.no_grad():
         expected = torch.softmax(plain_policy(tiny_dir("gpt_neox"))(torch.tensor([ids])).logits[0, -1] / 0.5, -1)

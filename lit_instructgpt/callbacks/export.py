@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -18,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 import lit_instructgpt
 from lit_instructgpt.formatting import SIDECAR, format_dict
+from lit_instructgpt.hashes import hash_of
 
 
 class ExportHF(Callback):
@@ -35,6 +35,8 @@ class ExportHF(Callback):
     def __init__(self, monitor: str | None = None, mode: str = "max", dirname: str = "export") -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"ExportHF: mode must be min or max, got {mode!r}")
+        if Path(dirname).name != dirname or dirname in ("", ".."):
+            raise ValueError(f"ExportHF: dirname must be a name in the run directory, got {dirname!r}")
         self.monitor, self.mode, self.dirname = monitor, mode, dirname
         self.best: float | None = None
 
@@ -71,13 +73,14 @@ class ExportHF(Callback):
 
     def _export(self, trainer: Trainer, module: Any, dirname: str) -> None:
         run = Path(trainer.log_dir or trainer.default_root_dir)  # a broadcast: on every rank
+        target, new = run / dirname, run / f"{dirname}.new"
+        if trainer.is_global_zero:
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+        module.export(new if trainer.is_global_zero else None)
+        sidecar = self._sidecar(trainer, module)
         if not trainer.is_global_zero:
             return
-        target, new = run / dirname, run / f"{dirname}.new"
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        module.export(new)
-        sidecar = self._sidecar(trainer, module)
         (new / SIDECAR).write_text(json.dumps(sidecar, indent=1) + "\n")
         (new / "README.md").write_text(model_card(sidecar))
         if (run / "config.yaml").is_file():
@@ -90,7 +93,7 @@ class ExportHF(Callback):
         sidecar = {
             "stage": type(module).__name__,
             "format": format_dict(data.format),
-            "data": {path: file_hash(path) for path in _paths(data.sources())},
+            "data": {path: hash_of(path) for path in _paths(data.sources())},
             "steps": trainer.global_step,
             "metrics": {k: float(v) for k, v in sorted(trainer.callback_metrics.items()) if v.numel() == 1},
             "versions": {
@@ -107,22 +110,6 @@ class ExportHF(Callback):
 
 def _paths(sources: list[Any]) -> list[str]:
     return [path for source in sources for path in ([source] if isinstance(source, str) else source)]
-
-
-def file_hash(path: str) -> str:
-    """SHA-256 of a file; of its files' hashes for a directory; the id itself for a hub dataset."""
-    if path.startswith("hf://"):
-        return path
-    digest = hashlib.sha256()
-    if os.path.isdir(path):
-        for file in sorted(Path(path).rglob("*")):
-            if file.is_file():
-                digest.update(f"{file.relative_to(path)} {file_hash(str(file))}\n".encode())
-    else:
-        with open(path, "rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def model_card(sidecar: dict[str, Any]) -> str:

@@ -33,6 +33,7 @@ class SampleTable(Callback):
         rows: list[dict[str, Any]] = getattr(pl_module, "samples", [])[: self.num_samples]
         if not rows or batch_idx % self.every_n_iterations or not trainer.is_global_zero:
             return
+        directory.mkdir(parents=True, exist_ok=True)
         with open(directory / "samples.jsonl", "a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps({"iteration": batch_idx, **row}, ensure_ascii=False) + "\n")
@@ -77,6 +78,8 @@ class WriteSamples(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Appends the batch's prompts and responses."""
+        """Appends the batch's prompts and responses, which every process has."""
+        if not trainer.is_global_zero:
+            return
         with open(self.path, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in prediction)

@@ -124,7 +124,7 @@ class PromptDataModule(LightningDataModule):
         num_prompts, num_text = self.batch_size // self.samples_per_prompt, self.batch_size * self.text_per_episode
         loaders = {"prompts": self._repeated(self.train_items, num_prompts, self.collator.prompts, self.seed)}
         if self.text_items:
-            loaders["text"] = self._repeated(self.text_items, num_text, self.collator.demos, self.seed + 1)
+            loaders["text"] = self._repeated(self.text_items, num_text, self.collator.text, self.seed + 1)
         return loaders
 
     def val_dataloader(self) -> Any:

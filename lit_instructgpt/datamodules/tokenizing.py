@@ -102,6 +102,7 @@ class Demo:
     ids: list[int]
     num_prompt: int
     is_text: bool = False
+    where: str = ""
 
 
 @dataclass
@@ -113,6 +114,7 @@ class Ranking:
     ranking: list[int]
     source: str
     labeler: str
+    where: str = ""
 
 
 @dataclass
@@ -122,6 +124,7 @@ class TokenizedPrompt:
     ids: list[int]
     text: str
     record: dict[str, Any] = field(default_factory=dict)
+    where: str = ""
 
 
 def _say_too_long(what: str, num: int, total: int, limit: int) -> None:
@@ -145,7 +148,7 @@ def tokenize_demos(
         prompt = prompt_format.prompt_ids(_plain(record.prompt), tokenizer)
         if len(prompt) <= reading.max_prompt_tokens:
             response = prompt_format.response_ids(record.response, tokenizer, reading.response_limit(len(prompt)))
-            demos.append(Demo(prompt + response, len(prompt)))
+            demos.append(Demo(prompt + response, len(prompt), where=record.where))
     _say_too_long("demonstrations", len(records) - len(demos), len(records), reading.max_prompt_tokens)
     return demos
 
@@ -167,6 +170,7 @@ def tokenize_comparisons(
                     list(record.ranking),
                     record.source or "data",
                     record.labeler or "unknown",
+                    record.where,
                 )
             )
     _say_too_long("comparisons", len(records) - len(rankings), len(records), reading.max_prompt_tokens)
@@ -184,7 +188,7 @@ def tokenize_prompts(
         if len(ids) <= reading.max_prompt_tokens:
             whole = record.model_dump(exclude_none=True)
             whole.update(whole.pop("extra", {}))
-            prompts.append(TokenizedPrompt(ids, prompt_text(prompt), whole))
+            prompts.append(TokenizedPrompt(ids, prompt_text(prompt), whole, record.where))
     _say_too_long("prompts", len(records) - len(prompts), len(records), reading.max_prompt_tokens)
     return prompts
 
@@ -212,7 +216,11 @@ def pack_text(records: Sequence[Text], tokenizer: Any, num_tokens: int) -> list[
     for record in records:
         stream += [*tokenizer(record.text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
     blocks = [stream[i : i + num_tokens] for i in range(0, len(stream), num_tokens)]
-    demos = [Demo(block, 0, is_text=True) for block in blocks if len(block) > 1]
+    demos = [
+        Demo(block, 0, is_text=True, where=f"text, tokens from {i * num_tokens:,}")
+        for i, block in enumerate(blocks)
+        if len(block) > 1
+    ]
     if not demos:
         raise ValueError(
             f"text: {len(stream)} tokens in blocks of text_tokens ({num_tokens}) leave no token to predict: "
@@ -229,11 +237,20 @@ class Collator:
 
     def demos(self, items: list[Demo]) -> DemoBatch:
         """Right-padded; rows sorted by length, so that micro-batches have little padding."""
-        items = sorted(items, key=lambda item: len(item.ids))
+        return self._pad(sorted(items, key=lambda item: len(item.ids)))
+
+    def _pad(self, items: list[Demo]) -> DemoBatch:
         ids, mask = pad([item.ids for item in items], self.pad_token_id)
         column = torch.arange(ids.shape[1])
         start = torch.tensor([max(item.num_prompt, 1) for item in items])
-        return DemoBatch(ids, mask, mask & (column >= start[:, None]), torch.tensor([i.is_text for i in items]))
+        return DemoBatch(
+            ids, mask, mask & (column >= start[:, None]), torch.tensor([i.is_text for i in items]),
+            [item.where for item in items],
+        )  # fmt: skip
+
+    def text(self, items: list[Demo]) -> DemoBatch:
+        """As ``demos``, in the order given: parts of a batch are the same on any number of processes."""
+        return self._pad(items)
 
     def comparisons(self, items: list[Ranking]) -> ComparisonBatch:
         """Right-padded in K and T; prompts sorted by their longest sequence."""
@@ -248,10 +265,12 @@ class Collator:
         length = (mask.view(shape).sum(-1) - num_prompt[:, None]) * completion
         return ComparisonBatch(
             flat.view(shape), mask.view(shape), completion, ranking, length,
-            [item.source for item in items], [item.labeler for item in items],
+            [item.source for item in items], [item.labeler for item in items], [item.where for item in items],
         )  # fmt: skip
 
     def prompts(self, items: list[TokenizedPrompt]) -> PromptBatch:
         """Left-padded, in the order given."""
         ids, mask = pad([item.ids for item in items], self.pad_token_id, left=True)
-        return PromptBatch(ids, mask, [item.text for item in items], [item.record for item in items])
+        return PromptBatch(
+            ids, mask, [item.text for item in items], [item.record for item in items], [item.where for item in items]
+        )

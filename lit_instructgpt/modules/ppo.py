@@ -5,10 +5,9 @@ Read ``training_step`` first: it is the whole algorithm. Every formula is one ca
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,27 +21,30 @@ from torch.optim.lr_scheduler import LambdaLR
 from lit_instructgpt import functional as F
 from lit_instructgpt.batch import DemoBatch, PromptBatch, Rollout, tokens_per_pass
 from lit_instructgpt.ema import WeightEMA
-from lit_instructgpt.engines import ENGINES
 from lit_instructgpt.hidden import can_pack
-from lit_instructgpt.inference import freeze_matrices, inference_copy
 from lit_instructgpt.logprobs import response_logprobs, target_logprobs
-from lit_instructgpt.models import checkpoint_activations, inference_mode, load_policy, load_tokenizer, quiet_loading
+from lit_instructgpt.lora import ADAPTER, merged, save_adapter, trained
+from lit_instructgpt.models import checkpoint_activations, inference_mode, load_tokenizer, quiet_loading
+from lit_instructgpt.modules.frozen import describe
+from lit_instructgpt.modules.plans import announce, plan_ppo
 from lit_instructgpt.modules.ppo_config import PPOConfig
+from lit_instructgpt.modules.ppo_frozen import freeze_models, rounding
 from lit_instructgpt.modules.ppo_metrics import Metrics, rollout_stats
+from lit_instructgpt.modules.ppo_models import load_models
+from lit_instructgpt.modules.ppo_rollout import roll_out
+from lit_instructgpt.modules.ppo_state import Iteration, collect, restore
 from lit_instructgpt.optim import (
     build_optimizer,
     check_trainer,
     clip_and_step,
     default_optimizer,
-    sum_over_ranks,
     warmup_from_tenth,
 )
 from lit_instructgpt.packing import Sharing, passes
-from lit_instructgpt.scalar_model import ScalarModel
+from lit_instructgpt.ranks import in_step, own_rows, sum_over_ranks
 from lit_instructgpt.selfcheck import check_before_training, check_first_rollout, check_lengths
-
-ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.5}
-"""Nats by which two passes over one sequence may differ in the log-probability of a token, and be the same policy's."""
+from lit_instructgpt.sharding import compile_layers, gathered
+from lit_instructgpt.strategy import mesh_of
 
 
 class PPOModule(LightningModule):
@@ -86,6 +88,10 @@ class PPOModule(LightningModule):
         self.metrics = Metrics()
         self.samples_per_prompt = 1
         self.frozen_in: torch.dtype | None = None
+        self.frozen_sources: dict[str, dict[str, str]] = {}
+        self.current: Iteration | None = None
+        self.where: list[str] = []
+        self.loss = torch.zeros(())
 
     # ------------------------------------------------------------------ the algorithm
 
@@ -93,106 +99,27 @@ class PPOModule(LightningModule):
         """One iteration: sample and score episodes, estimate advantages, update policy and value model."""
         prompts: PromptBatch = batch["prompts"]
         text: DemoBatch | None = batch.get("text")
-        self.metrics = Metrics()
-        rollout = self.roll_out(prompts, self.samples_per_prompt)
-        if self.iteration == 0:
-            check_first_rollout(self, rollout)
+        if self.current is None:
+            self.metrics = Metrics()
+            self.current = Iteration(roll_out(self, prompts, self.samples_per_prompt, shared=True))
+            if self.iteration == 0:
+                check_first_rollout(self, self.current.rollout, rounding(self))
+            self.may_save()
+        rollout = self.current.rollout
         minibatches = self.minibatches(len(rollout))
-        self.evaluate_states(rollout, minibatches[0])
-        self.estimate_advantages(rollout)
-        self.update(rollout, minibatches, text)
-        kl = float(sum_over_ranks(self, torch.tensor(self.log_rollout(rollout)))) / self.trainer.world_size
+        if self.current.num_updates == 0:
+            self.evaluate_states(rollout, minibatches[0])
+            self.estimate_advantages(rollout)
+        self.update(self.current, minibatches, text)
+        kl = self.log_rollout(rollout)
         if self.ppo.adaptive_kl is not None:
-            self.kl_coef = self.ppo.adaptive_kl.next_coef(self.kl_coef, kl, len(rollout) * self.trainer.world_size)
+            self.kl_coef = self.ppo.adaptive_kl.next_coef(self.kl_coef, kl, len(rollout))
         self.iteration += 1
-
-    def roll_out(self, prompts: PromptBatch, num_samples: int = 1) -> Rollout:
-        """Samples ``num_samples`` responses per prompt and scores them; no gradients. What needs values is still empty."""
-        with inference_mode(self.policy, self.ref), self.phase("rollout"):
-            stream = (self.ppo.seed * 1_000_003 + self.iteration) * self.trainer.world_size + self.global_rank
-            generator = torch.Generator(self.device).manual_seed(stream)
-            own = self.ppo.engine != "continuous_batching"  # which makes a copy of its own
-            policy = inference_copy(self.policy, self.arithmetic()) if own else self.policy
-            sampled = ENGINES[self.ppo.engine](
-                policy, prompts.input_ids, prompts.attention_mask, self.ppo.max_new_tokens, self.tokenizer.eos_token_id,
-                self.tokenizer.pad_token_id, self.ppo.temperature, generator, num_samples,
-            )  # fmt: skip
-            rows = torch.arange(len(prompts), device=self.device).repeat_interleave(num_samples)
-            ids = torch.cat([prompts.input_ids[rows], sampled.ids], 1)
-            mask = torch.cat([prompts.attention_mask[rows], sampled.mask], 1)
-            rollout = Rollout.empty(ids, mask, sampled.mask, rows)
-            if sampled.logprobs is not None:
-                rollout.logprobs = sampled.logprobs
-        with inference_mode(self.policy, self.ref), self.phase("scoring"):
-            if sampled.logprobs is None:
-                rollout.logprobs = self.old_logprobs(policy, rollout)
-            else:
-                self.check_sampler(policy, rollout)
-            self.score(rollout, [prompts.text[i] for i in rows.tolist()])
-        return rollout
-
-    def old_logprobs(self, policy: Any, rollout: Rollout) -> Tensor:
-        """Log-probabilities of the responses in the training forward pass: [B, R]."""
-        found = torch.zeros_like(rollout.logprobs)
-        for rows, part in self.micro_batches(rollout):
-            found[rows, : part.response_mask.shape[1]] = self.logprobs(policy, part)[0]
-        return found
-
-    def check_sampler(self, policy: Any, rollout: Rollout) -> None:
-        """Replaces the log-probabilities that sampling saw where those of the training forward pass are others.
-
-        A few episodes decide: if they agree within ``sampler_tolerance``, those of sampling serve for all.
-        """
-        tolerance = self.ppo.sampler_tolerance
-        if tolerance is None:
-            tolerance = self.rounding()
-        num = len(rollout)
-        few = torch.arange(num, device=self.device)[:: max(num // 8, 1)][: max(min(num // 8, 8), 2)]
-        if tolerance == 0:
-            few = few[:0]
-        for rows in (few, torch.arange(num, device=self.device)):
-            part = rollout.take(rows)
-            again = self.old_logprobs(policy, part)
-            gap = (again - part.logprobs)[part.response_mask].abs().max().item() if len(rows) else math.inf
-            if gap <= tolerance:
-                break
-        else:
-            rollout.logprobs = again
-        self.metrics.add(sampling__logprob_gap=gap)
-
-    def score(self, rollout: Rollout, prompts: Sequence[str]) -> None:
-        """Fills in reference log-probabilities and scores, over micro-batches of similar length."""
-        for rows, part in self.micro_batches(rollout):
-            with self.frozen_precision():
-                rollout.ref_logprobs[rows, : part.response_mask.shape[1]] = self.logprobs(self.ref, part)[0]
-                if self.reward_fn is None:
-                    rollout.scores[rows] = self.reward_model.score(
-                        part.input_ids, part.attention_mask, self.sharing(part), self.ppo.packing
-                    )
-        responses = rollout.input_ids[:, -rollout.response_mask.shape[1] :]
-        texts = [
-            self.trainer.datamodule.format.decode(ids[keep].tolist(), self.tokenizer)  # type: ignore[attr-defined]
-            for ids, keep in zip(responses, rollout.response_mask, strict=True)
-        ]
-        if self.reward_fn is not None:
-            scores = list(self.reward_fn(prompts, texts))
-            if len(scores) != len(texts):
-                raise ValueError(f"the reward gave {len(scores)} scores for {len(texts)} responses")
-            rollout.scores[:] = torch.tensor(scores, dtype=torch.float32)
-        if not torch.isfinite(rollout.scores).all():
-            row = int((~torch.isfinite(rollout.scores)).nonzero()[0])
-            raise FloatingPointError(
-                f"the reward of prompt {prompts[row]!r} is {rollout.scores[row].item()} in iteration {self.iteration}"
-            )
-        kl = F.masked_sum(F.kl_k1(rollout.logprobs, rollout.ref_logprobs), rollout.response_mask, 1)
-        self.samples = [
-            {"prompt": prompt, "response": text, "score": round(score, 4), "kl": round(nats, 4)}
-            for prompt, text, score, nats in zip(prompts, texts, rollout.scores.tolist(), kl.tolist(), strict=True)
-        ]
+        self.current = None
 
     def minibatches(self, num_episodes: int) -> list[Tensor]:
         """Rows of each optimizer step in turn: every epoch shuffles the prompts, whose episodes stay together."""
-        size, per_prompt = self.ppo.minibatch_size // self.trainer.world_size, self.samples_per_prompt
+        size, per_prompt = self.ppo.minibatch_size, self.samples_per_prompt
         generator = torch.Generator().manual_seed(self.ppo.seed * 1_000_003 + self.iteration)
         found: list[Tensor] = []
         for _ in range(self.ppo.num_epochs):
@@ -200,6 +127,11 @@ class PPOModule(LightningModule):
             order = (prompts[:, None] * per_prompt + torch.arange(per_prompt, device=self.device)).flatten()
             found += torch.split(order, size)
         return found
+
+    def own_share(self, rows: Tensor) -> Tensor:
+        """Those of the rows of a global batch that are computed in this process; the responses to a prompt together."""
+        group, trainer = self.samples_per_prompt, self.trainer
+        return rows[own_rows(len(rows) // group, group, trainer.global_rank, trainer.world_size, rows.device)]
 
     def evaluate_states(self, rollout: Rollout, first: Tensor) -> None:
         """Fills in the values. Those of the first minibatch come from the forward pass of its update.
@@ -209,14 +141,18 @@ class PPOModule(LightningModule):
         others = torch.ones(len(rollout), dtype=torch.bool, device=self.device)
         others[first] = False
         if others.any():
-            rest = others.nonzero()[:, 0]
+            rest = self.own_share(others.nonzero()[:, 0])
             with inference_mode(self.value_model), self.phase("scoring"):
-                for rows, part in self.micro_batches(rollout.take(rest)):
-                    rollout.values[rest[rows], : part.response_mask.shape[1]] = self.values(part)
+                for (rows, part), counts in in_step(self, self.micro_batches(rollout.take(rest))):
+                    values = self.values(part)
+                    if counts:
+                        rollout.values[rest[rows], : part.response_mask.shape[1]] = values
         with self.phase("update"):
-            minibatch = rollout.take(first)
+            own = self.own_share(first)
+            minibatch = rollout.take(own)
             self.backward_value(minibatch, first=True)
-            rollout.values[first] = minibatch.values
+            rollout.values[own] = minibatch.values
+            rollout.values = sum_over_ranks(self, rollout.values)  # each process has filled in its own
 
     def estimate_returns(self, rollout: Rollout) -> Tensor:
         """Fills in rewards (Eq. 2, first term) and returns; advantages, not whitened: [B, R]."""
@@ -229,14 +165,16 @@ class PPOModule(LightningModule):
     def estimate_advantages(self, rollout: Rollout) -> None:
         """Fills in rewards, returns, and advantages, whitened over all episodes."""
         advantages = self.estimate_returns(rollout)
-        rollout.advantages = F.masked_whiten(advantages, rollout.response_mask, partial(sum_over_ranks, self))
+        rollout.advantages = F.masked_whiten(advantages, rollout.response_mask)
 
-    def update(self, rollout: Rollout, minibatches: Sequence[Tensor], text: DemoBatch | None) -> None:
+    def update(self, current: Iteration, minibatches: Sequence[Tensor], text: DemoBatch | None) -> None:
         """One optimizer step for each minibatch: PPO gradient plus ptx_coef times ptx gradient."""
         num_minibatches = len(minibatches) // self.ppo.num_epochs
-        for i, rows in enumerate(minibatches):
+        for i in range(current.num_updates, len(minibatches)):
+            if i > 0:
+                self.may_save()
             with self.phase("update"):
-                minibatch = rollout.take(rows)
+                minibatch = current.rollout.take(self.own_share(minibatches[i]))
                 self.backward_policy(minibatch)
                 if i > 0:  # ``evaluate_states`` had the first one's
                     self.backward_value(minibatch)
@@ -245,25 +183,51 @@ class PPOModule(LightningModule):
                 with self.phase("ptx"):
                     self.backward_ptx(text.take(slice(turn * num_text, (turn + 1) * num_text)))
             with self.phase("update"):
-                norm = clip_and_step(self, self.trainable_parameters(), self.ppo.max_grad_norm)
+                norm = clip_and_step(
+                    self,
+                    self.trainable_parameters(),
+                    self.ppo.max_grad_norm,
+                    self.loss,
+                    partial(self.losses, minibatch),
+                )
+                self.loss = torch.zeros((), device=self.device)
                 if self.ema is not None:
                     self.ema.update(self.policy)
             self.metrics.add(policy__grad_norm=norm)
+            current.num_updates += 1
         schedule = self.lr_schedulers()
         assert schedule is not None
         schedule.step()  # type: ignore[union-attr]
 
+    def losses(self, minibatch: Rollout) -> Iterator[tuple[str, Tensor]]:
+        """Where the prompt of each episode is from, and the sum of its two losses."""
+        for i, counts in in_step(self, range(len(minibatch))):
+            part = minibatch.take(slice(i, i + 1)).trim()
+            policy = F.clipped_policy_loss(
+                self.logprobs(self.policy, part)[0],
+                part.logprobs,
+                part.advantages,
+                part.response_mask,
+                self.ppo.clip_eps,
+            )
+            value = F.clipped_value_loss(
+                self.values(part), part.values, part.returns, part.response_mask, self.ppo.value_clip_eps
+            )
+            if counts:
+                yield self.where[int(part.prompt)], policy.loss + value.loss
+
     def backward_policy(self, minibatch: Rollout) -> None:
         """Gradient of the clipped policy loss, a mean over the minibatch's response tokens."""
         num_tokens = self.num_tokens(minibatch.response_mask)
-        for _, part in self.micro_batches(minibatch):
+        for (_, part), counts in in_step(self, self.micro_batches(minibatch)):
             with torch.set_grad_enabled(True):
                 logprobs, entropy = self.logprobs(self.policy, part, with_entropy=True)
                 loss = F.clipped_policy_loss(
                     logprobs, part.logprobs, part.advantages, part.response_mask, self.ppo.clip_eps, num_tokens
                 )
-                self.manual_backward(loss.loss)
-            self.metrics.add_policy(part, entropy, logprobs, float(num_tokens), loss)
+                self.add_gradient(loss.loss, 1.0 if counts else 0.0)
+            if counts:
+                self.metrics.add_policy(part, entropy, logprobs, float(num_tokens), loss)
 
     def backward_value(self, minibatch: Rollout, first: bool = False) -> None:
         """Gradient of the clipped value loss, a mean over the minibatch's response tokens.
@@ -271,7 +235,7 @@ class PPOModule(LightningModule):
         With ``first`` the values of this very pass become those of the episodes, and the returns follow from them.
         """
         num_tokens = self.num_tokens(minibatch.response_mask)
-        for rows, part in self.micro_batches(minibatch):
+        for (rows, part), counts in in_step(self, self.micro_batches(minibatch)):
             with torch.set_grad_enabled(True):
                 values = self.values(part)
                 if first:
@@ -280,23 +244,31 @@ class PPOModule(LightningModule):
                 loss = F.clipped_value_loss(
                     values, part.values, part.returns, part.response_mask, self.ppo.value_clip_eps, num_tokens
                 )
-                self.manual_backward(self.ppo.vf_coef * loss.loss)
-            self.metrics.add_value(part, float(num_tokens), loss)
+                self.add_gradient(loss.loss, self.ppo.vf_coef if counts else 0.0)
+            if counts:
+                self.metrics.add_value(part, float(num_tokens), loss)
 
     def backward_ptx(self, text: DemoBatch) -> None:
         """Gradient of Eq. 2's second term: ptx_coef times the mean negative log-likelihood per token of text."""
         num_tokens = self.num_tokens(text.response_mask)
-        for rows in passes(text.attention_mask.sum(1), None, *self.limits()):
+        for rows, counts in in_step(self, passes(text.attention_mask.sum(1), None, *self.limits())):
             part = text.take(rows)
             logprobs, _ = target_logprobs(
                 self.policy, part.input_ids, part.attention_mask, part.response_mask, packing=self.ppo.packing
             )
             nll = -logprobs.sum() / num_tokens
-            self.manual_backward(self.ppo.ptx_coef * nll)
-            share = float(part.response_mask.sum() / num_tokens)
-            self.metrics.add(share, loss__ptx=nll.detach() / share)
+            self.add_gradient(nll, self.ppo.ptx_coef if counts else 0.0)
+            if counts:
+                share = float(part.response_mask.sum() / num_tokens)
+                self.metrics.add(share, loss__ptx=nll.detach() / share)
 
     # ------------------------------------------------------------------ pieces of it
+
+    def add_gradient(self, loss: Tensor, weight: float) -> None:
+        """Of a part of the objective, to those before it."""
+        part = weight * loss
+        self.manual_backward(part)
+        self.loss = self.loss + part.detach()
 
     def num_tokens(self, mask: Tensor) -> Tensor:
         """Marked tokens of all ranks, per rank: gradients are averaged over ranks."""
@@ -332,39 +304,9 @@ class PPOModule(LightningModule):
     def limits(self) -> tuple[int | None, int | None]:
         """Tokens and sequences of a pass, as asked for; without a limit, as many tokens as keep the device busy."""
         asked = self.ppo.micro_batch_tokens, self.ppo.micro_batch_size
-        if asked == (None, None) and self.trainer.world_size == 1:  # every process must take as many passes
+        if asked == (None, None):
             return tokens_per_pass(self.device), None
         return asked
-
-    def arithmetic(self) -> torch.dtype:
-        """Of matrix products without gradients."""
-        return torch.bfloat16 if self.trainer.precision == "bf16-mixed" else torch.float32
-
-    def rounding(self) -> float:
-        """See ``ROUNDING``."""
-        return ROUNDING[self.arithmetic()]
-
-    def freeze_models(self) -> None:
-        """Brings reference and reward model into the dtype in which they score, once.
-
-        Raises:
-            ValueError: they have been in another one, and have lost its digits.
-        """
-        dtype = torch.bfloat16 if self.ppo.frozen_dtype == "bfloat16" else self.arithmetic()
-        if self.frozen_in not in (None, dtype):
-            raise ValueError(
-                f"the frozen models are in {self.frozen_in} from an earlier run: make a new PPOModule for {dtype}"
-            )
-        if self.frozen_in is None:
-            freeze_matrices(self.ref, dtype)
-            if self.reward_fn is None:
-                freeze_matrices(self.reward_model.model, dtype)
-        self.frozen_in = dtype
-
-    def frozen_precision(self) -> Any:
-        """Autocast for the passes of reference and reward model, if they are asked for in bfloat16."""
-        asked = self.ppo.frozen_dtype == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False) if asked else nullcontext()
 
     def stopped(self, rollout: Rollout) -> Tensor:
         """[B] True where the response ended with EOS."""
@@ -372,8 +314,14 @@ class PPOModule(LightningModule):
         return ((responses == self.tokenizer.eos_token_id) & rollout.response_mask).any(1)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """Policy and value model."""
-        return [*self.policy.parameters(), *self.value_model.parameters()]
+        """Of policy and value model."""
+        return [*trained(self.policy), *trained(self.value_model)]
+
+    def may_save(self) -> None:
+        """Within an iteration, which can take minutes: a run that was told to stop saves, and does, here."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if hasattr(callback, "between"):
+                callback.between(self.trainer)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -395,7 +343,7 @@ class PPOModule(LightningModule):
         stats = rollout_stats(rollout, self.kl_coef, self.stopped(rollout))
         stats["objective/kl_coef"] = self.kl_coef
         stats["value/explained_variance"] = float(F.explained_variance(rollout.values, rollout.returns, mask))
-        stats |= self.metrics.means()
+        stats |= self.metrics.means(partial(sum_over_ranks, self))
         stats |= {f"time/{name}": seconds for name, seconds in self.seconds.items()}
         tokens = float(mask.sum())
         stats["throughput/rollout_tokens_per_second"] = tokens / self.seconds["rollout"]
@@ -412,25 +360,26 @@ class PPOModule(LightningModule):
         """Loads policy, reference, value and reward model; once."""
         if self.policy is not None:
             return
-        self.policy = load_policy(self.policy_source, self.tokenizer)
-        self.ref = load_policy(self.policy_source, self.tokenizer).eval().requires_grad_(False)
-        generator = torch.Generator().manual_seed(self.ppo.seed)
-        self.value_model = ScalarModel.load(self.value_source, self.tokenizer, generator=generator)
+        announce(self, plan_ppo)
+        self.policy, self.ref, self.value_model, reward_model = load_models(self, mesh_of(self._trainer))
+        if reward_model is not None:
+            self.reward_model = reward_model
         if self.ppo.gradient_checkpointing:
             checkpoint_activations(self.policy)
             checkpoint_activations(self.value_model.model)
-        if self.reward_source is not None:
-            self.reward_model = (
-                ScalarModel.load(self.reward_source, self.tokenizer, need_head=True).eval().requires_grad_(False)
-            )
+        if self.ppo.compile:
+            compile_layers(self.policy)
+            compile_layers(self.value_model)
+        sources = {"policy": self.policy_source, "reward_model": self.reward_source}
+        self.frozen_sources = {name: describe(source) for name, source in sources.items() if source is not None}
         if self.ppo.ema_decay is not None:
             self.ema = WeightEMA(self.policy, self.ppo.ema_decay)
 
     def configure_optimizers(self) -> Any:
         """One optimizer with two parameter groups, policy and value, so that ``global_step`` counts updates."""
         groups = [
-            {"params": list(self.policy.parameters())},
-            {"params": list(self.value_model.parameters()), "lr": self.ppo.value_lr},
+            {"params": trained(self.policy)},
+            {"params": trained(self.value_model), "lr": self.ppo.value_lr},
         ]
         optimizer = build_optimizer(self.optimizer, groups, self.policy, self.value_model)
         num = self.ppo.num_warmup_iterations
@@ -438,7 +387,7 @@ class PPOModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuses Trainer settings that would be ignored: later, Lightning refuses them without a remedy."""
-        check_trainer(self.trainer, "PPOModule", self.ppo.micro_batch_tokens)
+        check_trainer(self.trainer, "PPOModule")
         return []
 
     def on_fit_start(self) -> None:
@@ -447,18 +396,19 @@ class PPOModule(LightningModule):
             self.ema.average = {name: x.to(self.device) for name, x in self.ema.average.items()}
         self.samples_per_prompt = self.trainer.datamodule.samples_per_prompt  # type: ignore[attr-defined]
         check_before_training(self)
-        self.freeze_models()
+        freeze_models(self)
 
     def on_validation_start(self) -> None:
         """Refuses what does not fit the contexts of the models: validation alone has no other check."""
         check_lengths(self)
-        self.freeze_models()
+        freeze_models(self)
 
     on_test_start = on_validation_start
 
     def on_train_epoch_start(self) -> None:
         """Train mode (dropout is off everywhere), the frozen models in eval mode; no gradients of an interrupted fit."""
         self.zero_grad()
+        self.loss = torch.zeros((), device=self.device)
         self.policy.train()
         self.value_model.train()
         self.ref.eval()
@@ -467,7 +417,7 @@ class PPOModule(LightningModule):
         """Score and KL of the policy to be exported, on held-out prompts, with random numbers of their own."""
         iteration, self.iteration = self.iteration, -1 - batch_idx
         with self.exported_weights():
-            rollout = self.roll_out(batch)
+            rollout = roll_out(self, batch)
         self.iteration = iteration
         self.seconds = {}
         found = rollout_stats(rollout, self.kl_coef, self.stopped(rollout))
@@ -488,33 +438,23 @@ class PPOModule(LightningModule):
                 yield
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves the frozen models out; adds what else shapes the future."""
-        state = checkpoint["state_dict"]
-        for name in [n for n in state if n.startswith(("ref.", "reward_model."))]:
-            del state[name]
-        checkpoint["ppo"] = {"kl_coef": self.kl_coef, "iteration": self.iteration}
-        if self.ema is not None:
-            checkpoint["ema"] = self.ema.state_dict()
+        """See ``collect``."""
+        collect(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the KL coefficient, the iteration and the moving average.
+        """See ``restore``."""
+        restore(self, checkpoint)
 
-        Raises:
-            ValueError: the checkpoint has a moving average and this run has none, or the other way round.
+    def export(self, path: Path | None) -> None:
+        """Writes the policy (its moving average, if there is one) as a Hugging Face directory.
+
+        Without a path it helps the process that writes.
         """
-        if ("ema" in checkpoint) != (self.ema is not None):
-            had, now = ("a", "null") if "ema" in checkpoint else ("no", f"{self.ppo.ema_decay}")
-            raise ValueError(
-                f"the checkpoint holds {had} moving average of the weights, but ppo.ema_decay is {now}: set it as in "
-                "the run that is resumed, or start a new run from an exported directory"
-            )
-        self.kl_coef = checkpoint["ppo"]["kl_coef"]
-        self.iteration = checkpoint["ppo"]["iteration"]
-        if self.ema is not None:
-            self.ema.load_state_dict(checkpoint["ema"])
-
-    def export(self, path: Path) -> None:
-        """Writes the policy (its moving average, if there is one) as a Hugging Face directory."""
-        with self.exported_weights(), quiet_loading(), inference_mode(self.policy):
-            self.policy.save_pretrained(path)
-        self.tokenizer.save_pretrained(path)
+        with self.exported_weights():
+            policy = gathered(self.policy, path is not None)
+            if path is not None:
+                with quiet_loading(), inference_mode(policy):
+                    merged(policy).save_pretrained(path)
+                if self.ppo.lora is not None:
+                    save_adapter(policy, path / ADAPTER, self.policy_source)
+                self.tokenizer.save_pretrained(path)

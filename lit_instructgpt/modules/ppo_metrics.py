@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,15 +20,27 @@ class Metrics:
     total: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     weight: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
+    @classmethod
+    def of_process(cls, saved: Sequence[dict[str, dict[str, float]]], rank: int, world_size: int) -> Metrics:
+        """Goes on from the sums of all processes before: with its own, or with all of them on the first of another number."""
+        found = cls()
+        for number, sums in enumerate(saved):
+            mine = number == rank if len(saved) == world_size else rank == 0
+            for name in sums["total"]:
+                found.total[name] += sums["total"][name] * mine
+                found.weight[name] += sums["weight"][name] * mine
+        return found
+
     def add(self, weight: float = 1.0, **values: Tensor | float) -> None:
         """Adds values; ``__`` in a name stands for ``/``."""
         for name, value in values.items():
             self.total[name.replace("__", "/")] += float(value) * weight
             self.weight[name.replace("__", "/")] += weight
 
-    def means(self) -> dict[str, float]:
-        """Name -> weighted mean."""
-        return {name: total / self.weight[name] for name, total in self.total.items()}
+    def means(self, reduce: Callable[[Tensor], Tensor] = lambda x: x) -> dict[str, float]:
+        """Name -> weighted mean, over all processes if ``reduce`` sums over them."""
+        sums = torch.tensor([[self.total[name], self.weight[name]] for name in self.total], dtype=torch.float64)
+        return {name: float(total / weight) for name, (total, weight) in zip(self.total, reduce(sums), strict=True)}
 
     @torch.no_grad()
     def add_policy(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,12 @@ from lit_instructgpt.batch import ComparisonBatch, tokens_per_pass
 from lit_instructgpt.formatting import check_format
 from lit_instructgpt.functional import ranking_loss
 from lit_instructgpt.hidden import can_pack
+from lit_instructgpt.inference import build_scalar_model
+from lit_instructgpt.lora import ADAPTER, LoRA, add_adapters, merged, save_adapter, trained, without_frozen
 from lit_instructgpt.metrics import PairAccuracy, PairCalibration
 from lit_instructgpt.models import check_context, checkpoint_activations, inference_mode, load_tokenizer
+from lit_instructgpt.modules.frozen import Sources, check_same, describe
+from lit_instructgpt.modules.plans import announce, plan_rm
 from lit_instructgpt.modules.steps import num_optimizer_steps
 from lit_instructgpt.optim import (
     build_optimizer,
@@ -24,10 +30,12 @@ from lit_instructgpt.optim import (
     clip_and_step,
     cosine_to_fraction,
     default_optimizer,
-    sum_over_ranks,
 )
 from lit_instructgpt.packing import Sharing, check_micro_batches, no_sharing, passes
+from lit_instructgpt.ranks import in_step, sum_over_ranks
 from lit_instructgpt.scalar_model import ScalarModel
+from lit_instructgpt.sharding import compile_layers, gathered
+from lit_instructgpt.strategy import mesh_of
 
 
 class RankingRM(LightningModule):
@@ -48,6 +56,8 @@ class RankingRM(LightningModule):
             result. Architectures where it would are told from the others, with a warning.
         gradient_checkpointing: keep the inputs of the layers alone for the backward pass: less memory, one forward pass
             more; changes no result.
+        compile: ``torch.compile`` the layers: a minute at the start, less time for each step; changes no result.
+        lora: train adapters and the head beside a frozen model; the export has them merged, and apart in ``adapter/``.
     """
 
     def __init__(
@@ -63,6 +73,8 @@ class RankingRM(LightningModule):
         seed: int = 0,
         packing: bool = True,
         gradient_checkpointing: bool = False,
+        compile: bool = False,
+        lora: LoRA | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -72,7 +84,10 @@ class RankingRM(LightningModule):
         check_micro_batches(micro_batch_size, micro_batch_tokens)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.seed, self.packing = seed, packing
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.compiled = gradient_checkpointing, compile
+        self.lora = lora
+        self.frozen_sources: Sources = {} if lora is None else {"model": describe(model)}
+        self.strict_loading = lora is None  # the frozen weights are not in checkpoints
         self.tokenizer = load_tokenizer(model)
         self.reward_model: ScalarModel | None = None
         self.calibration = PairCalibration()
@@ -80,20 +95,31 @@ class RankingRM(LightningModule):
     def configure_model(self) -> None:
         """Loads the transformer and puts the scalar head on it; once."""
         if self.reward_model is None:
-            generator = torch.Generator().manual_seed(self.seed)
-            self.reward_model = ScalarModel.load(self.source, self.tokenizer, generator=generator)
+            announce(self, plan_rm)
+            self.reward_model = build_scalar_model(self.load, mesh_of(self._trainer))
             if self.gradient_checkpointing:
                 checkpoint_activations(self.reward_model.model)
+            if self.compiled:
+                compile_layers(self.reward_model.model)
+
+    def load(self) -> ScalarModel:
+        """The reward model, with adapters if asked."""
+        generator = torch.Generator().manual_seed(self.seed)
+        found = ScalarModel.load(self.source, self.tokenizer, generator=generator)
+        if self.lora is not None:
+            add_adapters(found.model, self.lora)
+            found.model.score.requires_grad_(True)
+        return found
 
     def configure_optimizers(self) -> Any:
         """The optimizer with its cosine schedule."""
-        optimizer = build_optimizer(self.optimizer, self.parameters(), self)
+        optimizer = build_optimizer(self.optimizer, trained(self), self)
         steps = num_optimizer_steps(self.trainer)
         return [optimizer], [cosine_to_fraction(optimizer, steps, self.final_lr_fraction, self.num_warmup_steps)]
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuses Trainer settings that would be ignored: later, Lightning refuses them without a remedy."""
-        check_trainer(self.trainer, "RankingRM", self.micro_batch_tokens)
+        check_trainer(self.trainer, "RankingRM")
         return []
 
     def on_fit_start(self) -> None:
@@ -121,10 +147,10 @@ class RankingRM(LightningModule):
         ids, mask = batch.input_ids[prompt, number], batch.attention_mask[prompt, number]
         lengths, sharing = mask.sum(1), self.sharing(batch)
         scores = torch.zeros_like(batch.completion_mask, dtype=torch.float32)
-        for take in passes(lengths, sharing, tokens_per_pass(self.device)):
+        for take, counts in in_step(self, passes(lengths, sharing, tokens_per_pass(self.device))):
             width = int(lengths[take].max())
             found = self.reward_model.score(ids[take, :width], mask[take, :width], sharing.take(take), self.packing)
-            scores = scores.index_put((prompt[take], number[take]), found)
+            scores = scores.index_put((prompt[take], number[take]), found) if counts else scores + 0 * found.sum()
         return scores
 
     def sharing(self, batch: ComparisonBatch) -> Sharing:
@@ -145,21 +171,31 @@ class RankingRM(LightningModule):
         tokens = batch.attention_mask[prompt, number].sum(1) - again
         return torch.zeros(len(batch), dtype=torch.int64, device=prompt.device).index_add_(0, prompt, tokens)
 
+    def losses(self, batch: ComparisonBatch) -> Iterator[tuple[str, Tensor]]:
+        """Where each ranking is from, and its loss."""
+        for i, counts in in_step(self, range(len(batch))):
+            one = batch.take(slice(i, i + 1))
+            loss = ranking_loss(self.scores(one), one.ranking, one.completion_mask, self.soft_ties)[0].sum()
+            if counts:
+                yield batch.where[i], loss
+
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """One optimizer step on one global batch of prompts."""
         _, counted = ranking_loss(batch.ranking.float(), batch.ranking, batch.completion_mask, self.soft_ties)
         num_prompts = sum_over_ranks(self, counted.sum()).float().clamp(min=1) / self.trainer.world_size
         loss = torch.zeros((), device=self.device, dtype=torch.float32)
         accuracy = PairAccuracy().to(self.device)
-        for rows in passes(self.num_tokens(batch), None, self.micro_batch_tokens, self.micro_batch_size):
+        micro_batches = passes(self.num_tokens(batch), None, self.micro_batch_tokens, self.micro_batch_size)
+        for rows, counts in in_step(self, micro_batches):
             micro_batch = batch.take(rows)
             scores = self.scores(micro_batch)
             losses, _ = ranking_loss(scores, micro_batch.ranking, micro_batch.completion_mask, self.soft_ties)
-            part = losses.sum() / num_prompts
+            part = losses.sum() / num_prompts if counts else 0 * losses.sum()
             self.manual_backward(part)
             loss += part.detach()
-            accuracy.update(scores.detach(), micro_batch)
-        grad_norm = clip_and_step(self, self.parameters(), self.max_grad_norm)
+            if counts:
+                accuracy.update(scores.detach(), micro_batch)
+        grad_norm = clip_and_step(self, trained(self), self.max_grad_norm, loss, partial(self.losses, batch))
         schedule = self.lr_schedulers()
         assert schedule is not None
         schedule.step()  # type: ignore[union-attr]
@@ -169,7 +205,7 @@ class RankingRM(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """A fresh accuracy with the groups of the validation data."""
-        self.accuracy = PairAccuracy(self.trainer.datamodule.groups()).to(self.device)  # type: ignore[attr-defined]
+        self.accuracy = PairAccuracy(self.trainer.datamodule.groups(), shared=False).to(self.device)  # type: ignore[attr-defined]
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """Adds to the loss, the accuracies and the calibration."""
@@ -223,12 +259,29 @@ class RankingRM(LightningModule):
         )
         return mean
 
-    def export(self, path: Path) -> None:
-        """Centres the scores, then writes reward model and tokenizer as a Hugging Face directory."""
+    def export(self, path: Path | None) -> None:
+        """Centres the scores, then writes reward model and tokenizer as a Hugging Face directory.
+
+        Without a path it helps the process that writes.
+        """
         assert self.reward_model is not None
         self.center_on_demonstrations()
-        self.reward_model.save(path)
-        self.tokenizer.save_pretrained(path)
+        whole = gathered(self.reward_model, path is not None)
+        if path is not None:
+            ScalarModel(merged(whole.model)).save(path)
+            if self.lora is not None:
+                save_adapter(whole.model, path / ADAPTER, self.source, ("score",))
+            self.tokenizer.save_pretrained(path)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """With adapters: leaves the frozen weights out, and names them."""
+        if self.lora is not None:
+            without_frozen(self, checkpoint["state_dict"])
+            checkpoint["frozen"] = self.frozen_sources
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses other frozen weights."""
+        check_same(checkpoint.get("frozen", {}), self.frozen_sources)
 
     @torch.no_grad()
     def probe(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lit_instructgpt.batch import DemoBatch, PromptBatch, pad, tokens_per_pass
+from lit_instructgpt.dropout import add_residual_dropout, dropout_keys, key_of, next_keys
 from lit_instructgpt.formatting import check_format
 from lit_instructgpt.generation import sample
-from lit_instructgpt.inference import arithmetic, inference_copy
+from lit_instructgpt.inference import arithmetic, build_policy, inference_copy
 from lit_instructgpt.logprobs import target_logprobs
+from lit_instructgpt.lora import ADAPTER, LoRA, add_adapters, merged, save_adapter, trained, without_frozen
 from lit_instructgpt.models import (
     ModelSource,
-    add_residual_dropout,
     check_context,
     checkpoint_activations,
     inference_mode,
@@ -28,6 +29,8 @@ from lit_instructgpt.models import (
     quiet_loading,
     read_config,
 )
+from lit_instructgpt.modules.frozen import Sources, check_same, describe
+from lit_instructgpt.modules.plans import announce, plan_sft
 from lit_instructgpt.modules.steps import num_optimizer_steps
 from lit_instructgpt.optim import (
     build_optimizer,
@@ -35,11 +38,13 @@ from lit_instructgpt.optim import (
     clip_and_step,
     cosine_to_fraction,
     default_optimizer,
-    sum_over_ranks,
 )
 from lit_instructgpt.packing import check_micro_batches, passes
+from lit_instructgpt.ranks import in_step, sum_over_ranks
 from lit_instructgpt.rewards import ModelReward
 from lit_instructgpt.sampling import Sampling, sample_texts
+from lit_instructgpt.sharding import compile_layers, gathered
+from lit_instructgpt.strategy import mesh_of
 
 
 class SFT(LightningModule):
@@ -65,6 +70,8 @@ class SFT(LightningModule):
             are told from the others, with a warning.
         gradient_checkpointing: keep the inputs of the layers alone for the backward pass: less memory, one forward pass
             more; changes no result.
+        compile: ``torch.compile`` the layers: a minute at the start, less time for each step; changes no result.
+        lora: train adapters beside a frozen model; the export has them merged, and apart in ``adapter/``.
     """
 
     def __init__(
@@ -83,6 +90,8 @@ class SFT(LightningModule):
         seed: int = 0,
         packing: bool = True,
         gradient_checkpointing: bool = False,
+        compile: bool = False,
+        lora: LoRA | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
@@ -94,28 +103,45 @@ class SFT(LightningModule):
         check_micro_batches(micro_batch_size, micro_batch_tokens)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.sampling, self.seed, self.packing = sampling or Sampling(), seed, packing
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.compiled = gradient_checkpointing, compile
+        self.lora = lora
+        self.frozen_sources: Sources = {}
+        if lora is not None:
+            if not isinstance(model, str):
+                raise ValueError("model.lora needs a model that was trained: give model.model a directory or hub id")
+            self.strict_loading = False  # the frozen weights are not in checkpoints
+            self.frozen_sources = {"model": describe(model)}
         self.tokenizer = load_tokenizer(model)
         self.policy: Any = None
 
     def configure_model(self) -> None:
         """Loads the policy; once."""
         if self.policy is None:
-            self.policy = load_policy(self.source, self.tokenizer)
+            announce(self, plan_sft)
+            self.policy = build_policy(self.load, mesh_of(self._trainer))
             if self.dropout:
                 add_residual_dropout(self.policy, self.dropout)
             if self.gradient_checkpointing:
                 checkpoint_activations(self.policy)
+            if self.compiled:
+                compile_layers(self.policy)
+
+    def load(self) -> Any:
+        """The policy, with adapters if asked."""
+        policy = load_policy(self.source, self.tokenizer)
+        if self.lora is not None:
+            add_adapters(policy, self.lora)
+        return policy
 
     def configure_optimizers(self) -> Any:
         """The optimizer with its cosine schedule."""
-        optimizer = build_optimizer(self.optimizer, self.policy.parameters(), self.policy)
+        optimizer = build_optimizer(self.optimizer, trained(self.policy), self.policy)
         steps = num_optimizer_steps(self.trainer)
         return [optimizer], [cosine_to_fraction(optimizer, steps, self.final_lr_fraction, self.num_warmup_steps)]
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuses Trainer settings that would be ignored: later, Lightning refuses them without a remedy."""
-        check_trainer(self.trainer, "SFT", self.micro_batch_tokens)
+        check_trainer(self.trainer, "SFT")
         return []
 
     def on_fit_start(self) -> None:
@@ -165,43 +191,38 @@ class SFT(LightningModule):
     def nll_sums(self, batch: DemoBatch) -> Iterator[Tensor]:
         """Summed negative log-likelihood, nats, of the targets of each pass; rows of about one length go together."""
         targets, lengths = self.targets(batch), batch.attention_mask.sum(1)
-        for rows in passes(lengths, num_tokens=tokens_per_pass(targets.device)):
-            width = int(lengths[rows].max())
-            ids, mask, wanted = (x[rows, :width] for x in (batch.input_ids, batch.attention_mask, targets))
-            yield -target_logprobs(self.policy, ids, mask, wanted, packing=self.packing)[0].sum()
+        micro_batches = passes(lengths, None, self.micro_batch_tokens, self.micro_batch_size)
+        most = tokens_per_pass(targets.device)
+        groups = [rows[part] for rows in micro_batches for part in passes(lengths[rows], num_tokens=most)]
+        with dropout_keys():
+            for rows, counts in in_step(self, groups):
+                width = int(lengths[rows].max())
+                next_keys([key_of(self.seed, self.global_step, batch.where[i]) for i in rows.tolist()])
+                ids, mask, wanted = (x[rows, :width] for x in (batch.input_ids, batch.attention_mask, targets))
+                nll = -target_logprobs(self.policy, ids, mask, wanted, packing=self.packing)[0].sum()
+                yield nll if counts else 0 * nll
+
+    def losses(self, batch: DemoBatch) -> Iterator[tuple[str, Tensor]]:
+        """Where each sample is from, and its loss."""
+        for i, counts in in_step(self, range(len(batch))):
+            loss = torch.stack(list(self.nll_sums(batch.take(slice(i, i + 1))))).sum()
+            if counts:
+                yield batch.where[i], loss
 
     def training_step(self, batch: DemoBatch, batch_idx: int) -> None:
         """One optimizer step on one global batch."""
         num_targets = self.targets(batch).sum()
         per_rank = sum_over_ranks(self, num_targets).float() / self.trainer.world_size
         loss = torch.zeros((), device=self.device, dtype=torch.float32)
-        with self.dropout_numbers():
-            lengths = batch.attention_mask.sum(1)
-            for rows in passes(lengths, None, self.micro_batch_tokens, self.micro_batch_size):
-                sums = self.nll_sums(batch.take(rows))
-                if self.trainer.world_size > 1:
-                    sums = iter([torch.stack(list(sums)).sum()])  # every process must take as many backward passes
-                for part in sums:
-                    self.manual_backward(part / per_rank)
-                    loss += part.detach() / per_rank
-        grad_norm = clip_and_step(self, self.policy.parameters(), self.max_grad_norm)
+        for part in self.nll_sums(batch):
+            self.manual_backward(part / per_rank)
+            loss += part.detach() / per_rank
+        grad_norm = clip_and_step(self, trained(self.policy), self.max_grad_norm, loss, partial(self.losses, batch))
         schedule = self.lr_schedulers()
         assert schedule is not None
         schedule.step()  # type: ignore[union-attr]
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         self.log("train/grad_norm", grad_norm)
-
-    @contextmanager
-    def dropout_numbers(self) -> Iterator[None]:
-        """Random numbers that depend on seed, step and rank alone, so that a resumed run draws the same ones.
-
-        Lightning's checkpoints hold no state of the generators, and would hold that of one rank.
-        """
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            step = self.seed * 1_000_003 + self.global_step
-            torch.manual_seed(step * self.trainer.world_size + self.global_rank)
-            yield
 
     def validation_step(self, batch: DemoBatch, batch_idx: int) -> None:
         """Loss per target token, of demonstrations and of text apart."""
@@ -263,15 +284,29 @@ class SFT(LightningModule):
             prompt_format,
             batch,
             self.sampling,
-            batch_idx * self.trainer.world_size + self.global_rank,
+            batch_idx,
         )
         return [
             {**record, "prompt": record["prompt"], "responses": responses}
             for record, responses in zip(batch.record, texts, strict=True)
         ]
 
-    def export(self, path: Path) -> None:
-        """Writes the policy and tokenizer as a Hugging Face directory."""
-        with quiet_loading(), inference_mode(self.policy):
-            self.policy.save_pretrained(path)
-        self.tokenizer.save_pretrained(path)
+    def export(self, path: Path | None) -> None:
+        """Writes the policy and tokenizer as a Hugging Face directory; without a path, helps the process that does."""
+        policy = gathered(self.policy, path is not None)
+        if path is not None:
+            with quiet_loading(), inference_mode(policy):
+                merged(policy).save_pretrained(path)
+            if self.lora is not None:
+                save_adapter(policy, path / ADAPTER, str(self.source))
+            self.tokenizer.save_pretrained(path)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """With adapters: leaves the frozen weights out, and names them."""
+        if self.lora is not None:
+            without_frozen(self, checkpoint["state_dict"])
+            checkpoint["frozen"] = self.frozen_sources
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses other frozen weights."""
+        check_same(checkpoint.get("frozen", {}), self.frozen_sources)

@@ -9,8 +9,10 @@ import pytest
 import torch
 from stages import PROMPTS, TEXT, assert_same, fit, ids_of, ppo, prompts, sgd, trainer, weights, write
 
+from lit_instructgpt.dropout import add_residual_dropout
+from lit_instructgpt.engines import ENGINES
 from lit_instructgpt.formatting import SIDECAR, PromptFormat, format_dict
-from lit_instructgpt.models import add_residual_dropout
+from lit_instructgpt.generation import sample
 from lit_instructgpt.modules import PPOModule
 from lit_instructgpt.selfcheck import SelfCheckError
 
@@ -224,22 +226,20 @@ def blind(model: Any) -> None:
 @pytest.mark.parametrize("name", ["policy", "value_model"])
 @pytest.mark.parametrize("longest_answer", ["long prompt", "short prompt"])
 def test_pitfall_07_a_model_that_does_not_honour_the_mask(
-    tiny_dir: Dirs, tmp_path: Path, name: str, longest_answer: str
+    tiny_dir: Dirs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, longest_answer: str
 ):
-    class Answers(PPOModule):
-        @torch.no_grad()
-        def roll_out(self, prompts: Any, num_samples: int = 1) -> Any:
-            rollout = super().roll_out(prompts)
-            length = rollout.attention_mask.sum(1) - rollout.response_mask.sum(1)
-            row = length.argmax() if longest_answer == "long prompt" else length.argmin()
-            for i in range(len(rollout)):  # all but one answer in three tokens
-                if i != row:
-                    rollout.response_mask[i, 3:] = False
-                    rollout.attention_mask[i, -rollout.response_mask.shape[1] + 3 :] = False
-            self.score(rollout, prompts.text)
-            return rollout
+    def answers(policy: Any, ids: Any, mask: Any, *args: Any, **kwargs: Any) -> Any:
+        found = sample(policy, ids, mask, *args, **kwargs)
+        length = mask.sum(1)
+        row = length.argmax() if longest_answer == "long prompt" else length.argmin()
+        for i in range(len(ids)):  # all but one answer in three tokens
+            if i != row:
+                found.mask[i, 3:] = False
+        found.logprobs *= found.mask
+        return found
 
-    module = Answers(tiny_dir("gpt_neox"), reward_fn=constant, optimizer=sgd(0.1), ppo=ppo())
+    monkeypatch.setitem(ENGINES, "own", answers)
+    module = PPOModule(tiny_dir("gpt_neox"), reward_fn=constant, optimizer=sgd(0.1), ppo=ppo())
     module.configure_model()
     blind(module.policy.gpt_neox if name == "policy" else module.value_model.model.gpt_neox)
     found = problems(module, tmp_path)

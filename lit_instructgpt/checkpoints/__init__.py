@@ -1,0 +1,1 @@
+"""Training states on disk: whole or not at all, verified before they are read, nothing unpickled."""

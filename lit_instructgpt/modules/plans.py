@@ -1,0 +1,255 @@
+"""The memory plan of each stage: which models it holds, and what comes in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import nn
+from torch.optim import Optimizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from lit_instructgpt.batch import tokens_per_pass
+from lit_instructgpt.eight_bit import is_eight_bit
+from lit_instructgpt.inference import can_prepack
+from lit_instructgpt.lora import LoRA, linear_names
+from lit_instructgpt.memory_plan import (
+    LIBRARIES,
+    Plan,
+    activation_bytes,
+    available_bytes,
+    cache_bytes,
+    check_fits,
+    count_weights,
+    logit_bytes,
+    resident_bytes,
+    without_storage,
+)
+from lit_instructgpt.models import FreshModel, ModelSource, read_config
+from lit_instructgpt.sharding import layers
+from lit_instructgpt.strategy import mesh_of
+
+if TYPE_CHECKING:
+    from lit_instructgpt.modules.ppo import PPOModule
+    from lit_instructgpt.modules.ranking_rm import RankingRM
+    from lit_instructgpt.modules.sft import SFT
+
+
+def config_of(source: ModelSource, tokenizer: Any) -> Any:
+    """The config of a model that is not loaded."""
+    if isinstance(source, FreshModel):
+        kwargs = dict(source.config)
+        return AutoConfig.for_model(kwargs.pop("model_type"), vocab_size=len(tokenizer), **kwargs)
+    return read_config(source)
+
+
+def state_bytes(make: Callable[[Any], Optimizer]) -> float:
+    """Bytes of optimizer state per weight."""
+    weight = nn.Parameter(torch.zeros(4096))
+    optimizer = make([weight])
+    if is_eight_bit(optimizer):
+        return 2 * (1 + 4 / 256)
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    kept = [x for x in optimizer.state[weight].values() if isinstance(x, torch.Tensor) and x.shape == weight.shape]
+    return float(sum(x.element_size() for x in kept))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What could be set otherwise.
+
+    Attributes:
+        eight_bit: the optimizer's state in 8 bits.
+        checkpointing: of activations.
+        shards: devices that share the models; None: as the run has it.
+        lora: adapters in place of all weights.
+    """
+
+    eight_bit: bool = False
+    checkpointing: bool = False
+    shards: int | None = None
+    lora: LoRA | None = None
+
+
+AS_IT_IS = Change()
+ADVICE = {
+    "configs/optim/adamw8bit.yaml": Change(eight_bit=True),
+    "gradient_checkpointing: true": Change(checkpointing=True),
+    "both of them": Change(eight_bit=True, checkpointing=True),
+    "lora: {rank: 16}": Change(lora=LoRA()),
+    "configs/hardware/fsdp.yaml on 2 devices": Change(shards=2),
+    "configs/hardware/fsdp.yaml on 8 devices": Change(shards=8),
+    "all of them on 8 devices": Change(True, True, 8),
+}
+"""What takes less memory, in the words of a user."""
+
+
+class Sizes:
+    """What the parts of a plan are made of.
+
+    Args:
+        module: of any stage, attached to its trainer.
+        change: of its settings.
+    """
+
+    def __init__(self, module: Any, change: Change) -> None:
+        self.trainer, self.device, self.change = module.trainer, module.trainer.strategy.root_device, change
+        mesh = mesh_of(self.trainer)
+        self.shards = change.shards or (1 if mesh is None else mesh.size())
+        self.half = self.trainer.precision == "bf16-mixed"
+        self.entry = 2 if self.trainer.precision == "bf16-true" else 4
+        self.autocast = torch.bfloat16 if self.half else None
+        self.plan = Plan(base=resident_bytes() + LIBRARIES if self.device.type == "cpu" else 0)
+
+    def weights(self, config: Any, auto: Any) -> int:
+        """Entries of a model."""
+        return count_weights(without_storage(config, auto)[0])
+
+    def adapters(self, config: Any, auto: Any, lora: LoRA) -> int:
+        """Entries of its adapters."""
+        model, _ = without_storage(config, auto)
+        targets = set(lora.targets or linear_names(model))
+        linear = (m for layer in layers(model) for n, m in layer.named_modules() if n.rpartition(".")[2] in targets)
+        return sum(lora.rank * sum(module.weight.shape) for module in linear)
+
+    def trained(self, name: str, num: int, make: Callable[[Any], Optimizer], frozen: int = 0) -> None:
+        """Weights, gradients and optimizer state of a model that is trained, and the weights beside them that are not."""
+        self.plan.add(name, "weights", self.entry * (num + frozen) / self.shards)
+        state = 2.03 if self.change.eight_bit else state_bytes(make) * self.entry / 4
+        self.plan.add(name, "optimizer", state * num / self.shards)
+        self.plan.add(name, "gradients", self.entry * num / self.shards, "update")
+
+    def passing(
+        self, name: str, config: Any, num_tokens: int, width: int, num_logits: int, checkpointing: bool, num: int
+    ) -> None:
+        """One forward and backward pass."""
+        kept = activation_bytes(config, num_tokens, width, self.autocast, checkpointing or self.change.checkpointing)
+        self.plan.add(name, "activations", kept, "update")
+        if num_logits:
+            self.plan.add(name, "logits", logit_bytes(config, num_logits), "update")
+        if self.half:  # autocast keeps the matrices that it has cast until the pass is over
+            self.plan.add(name, "copy", 2 * num, "update")
+
+
+def pass_tokens(device: torch.device, total: int, longest: int, tokens: int | None, sequences: int | None) -> int:
+    """Tokens of the largest pass of a batch."""
+    limit = min(x for x in (tokens, tokens_per_pass(device)) if x is not None)
+    if sequences is not None:
+        limit = min(limit, sequences * longest)
+    return min(max(limit, longest), total)
+
+
+def plan_sft(module: SFT, change: Change = AS_IT_IS) -> Plan:
+    """Of supervised fine-tuning."""
+    sizes, data = Sizes(module, change), module.trainer.datamodule  # type: ignore[attr-defined]
+    config = config_of(module.source, module.tokenizer)
+    num = sizes.weights(config, AutoModelForCausalLM)
+    lora = change.lora or module.lora
+    if lora is None:
+        sizes.trained("policy", num, module.optimizer)
+    else:
+        sizes.trained("policy", sizes.adapters(config, AutoModelForCausalLM, lora), module.optimizer, num)
+    lengths = [len(item.ids) for item in data.train_items]
+    share = sum(len(item.ids) - item.num_prompt for item in data.train_items) / max(sum(lengths), 1)
+    total = data.batch_size // module.trainer.world_size * sum(lengths) // max(len(lengths), 1)
+    tokens = pass_tokens(sizes.device, total, max(lengths), module.micro_batch_tokens, module.micro_batch_size)
+    sizes.passing("policy", config, tokens, max(lengths), int(share * tokens), module.gradient_checkpointing, num)
+    return sizes.plan
+
+
+def plan_rm(module: RankingRM, change: Change = AS_IT_IS) -> Plan:
+    """Of the reward model."""
+    sizes, data = Sizes(module, change), module.trainer.datamodule  # type: ignore[attr-defined]
+    config = config_of(module.source, module.tokenizer)
+    num = sizes.weights(config, AutoModel)
+    lora = change.lora or module.lora
+    if lora is None:
+        sizes.trained("reward_model", num, module.optimizer)
+    else:
+        sizes.trained("reward_model", sizes.adapters(config, AutoModel, lora), module.optimizer, num)
+    units = [item.num_prompt + sum(len(ids) - item.num_prompt for ids in item.ids) for item in data.train_items]
+    total = data.batch_size // module.trainer.world_size * sum(units) // max(len(units), 1)
+    if module.micro_batch_size is not None:
+        total = min(total, module.micro_batch_size * max(units))
+    if module.micro_batch_tokens is not None:
+        total = min(total, max(module.micro_batch_tokens, max(units)))
+    sizes.passing("reward_model", config, total, max(units), 0, module.gradient_checkpointing, num)
+    return sizes.plan
+
+
+def plan_ppo(module: PPOModule, change: Change = AS_IT_IS) -> Plan:
+    """Of PPO: the models are all there; rollout, scoring and update come in turn."""
+    sizes, data, ppo = Sizes(module, change), module.trainer.datamodule, module.ppo  # type: ignore[attr-defined]
+    config = config_of(module.policy_source, module.tokenizer)
+    value = config_of(module.value_source, module.tokenizer)
+    num, num_value = sizes.weights(config, AutoModelForCausalLM), sizes.weights(value, AutoModel)
+    lora = change.lora or ppo.lora
+    if lora is None:
+        sizes.trained("policy", num, module.optimizer)
+        sizes.trained("value_model", num_value, module.optimizer)
+    else:
+        shared = module.value_source in (module.policy_source, module.reward_source)
+        own = 0 if sizes.shards == 1 and shared else num_value
+        sizes.trained("policy", sizes.adapters(config, AutoModelForCausalLM, lora), module.optimizer)
+        sizes.trained("value_model", sizes.adapters(value, AutoModel, lora), module.optimizer, own)
+        sizes.plan.add("policy", "copy", 4 * num, "rollout")  # the weights with the adapters in them
+    frozen = 4 if lora is not None else 2 if ppo.frozen_dtype == "bfloat16" or sizes.half else 4
+    sizes.plan.add("ref", "weights", (4 if sizes.shards > 1 else frozen) * num / sizes.shards)
+    if module.reward_source is not None:
+        entries = sizes.weights(config_of(module.reward_source, module.tokenizer), AutoModel)
+        sizes.plan.add("reward_model", "weights", (4 if sizes.shards > 1 else frozen) * entries / sizes.shards)
+    if ppo.ema_decay is not None:
+        sizes.plan.add("policy", "moving average", 4 * num / sizes.shards)
+    copied = 2 if sizes.half else 4
+    if sizes.half or sizes.shards > 1 or can_prepack(sizes.device, torch.float32):
+        sizes.plan.add("policy", "copy", copied * num, "rollout")
+        if sizes.shards > 1:
+            sizes.plan.add("ref", "copy", frozen * num, "scoring")
+    episodes = data.batch_size // module.trainer.world_size
+    longest = max(len(item.ids) for item in data.train_items) + ppo.max_new_tokens
+    sizes.plan.add("policy", "cache", cache_bytes(config, episodes, longest, copied), "rollout")
+    tokens = ppo.micro_batch_tokens or (tokens_per_pass(sizes.device) if ppo.micro_batch_size is None else 1 << 40)
+    total = ppo.minibatch_size // module.trainer.world_size * longest
+    tokens = min(total, max(tokens, longest), (ppo.micro_batch_size or 1 << 40) * longest)
+    checkpointing = ppo.gradient_checkpointing or change.checkpointing
+    responses = int(tokens * ppo.max_new_tokens / longest)
+    most = max(
+        activation_bytes(config, tokens, longest, sizes.autocast, checkpointing) + logit_bytes(config, responses),
+        activation_bytes(value, tokens, longest, sizes.autocast, checkpointing),
+    )
+    if data.text_items:
+        text = max(len(item.ids) for item in data.text_items)
+        most = max(
+            most,
+            activation_bytes(config, max(tokens, text), text, sizes.autocast, checkpointing)
+            + logit_bytes(config, max(tokens, text)),
+        )
+    sizes.plan.add("run", "activations", most, "update")
+    if sizes.half:
+        sizes.plan.add("run", "copy", 2 * max(num, num_value), "update")
+    return sizes.plan
+
+
+def announce(module: Any, make: Callable[[Any, Change], Plan]) -> None:
+    """Prints the plan of a training run before anything is loaded, and refuses one that does not fit.
+
+    Raises:
+        MemoryError: with the figures, and what would fit.
+    """
+    trainer = module._trainer
+    if trainer is None or trainer.state.fn != "fit":
+        return
+    try:
+        plan = make(module, AS_IT_IS)
+    except Exception as error:  # of a family that does not run without storage: no reason not to train it
+        rank_zero_warn(f"no memory plan for {type(module).__name__}: {type(error).__name__}: {error}")
+        return
+    rank_zero_info(plan.table())
+    device = trainer.strategy.root_device
+    own = resident_bytes() if device.type == "cpu" else 0
+    options = ((words, replace(make(module, change), base=plan.base)) for words, change in ADVICE.items())
+    check_fits(plan, available_bytes(device) + own, options)
