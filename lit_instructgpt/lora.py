@@ -1,0 +1,150 @@
+"""Low-rank adapters (peft): few weights are trained beside a base that is frozen, and that several models can share.
+
+An adapter is in the model itself: every pass of training computes with it, a copy for sampling and every export has it merged
+into its weights (``merged``), and a model without one, PPO's reference, can have the same base.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lit_instructgpt.sharding import layers
+
+ADAPTER = "adapter"
+"""Directory of an adapter within an export."""
+
+
+@dataclass
+class LoRA:
+    """Adapters on the linear layers of a transformer's blocks.
+
+    Attributes:
+        rank: of their product.
+        alpha: the product is scaled by alpha / rank.
+        targets: last names of the layers that get one; None: all linear layers of the blocks.
+        seed: of their start, which changes nothing of the model.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: list[str] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0:
+            raise ValueError(f"lora: rank and alpha must be positive, got {self.rank} and {self.alpha}")
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """Last names of the linear layers of a transformer's blocks."""
+    found = {
+        name.rpartition(".")[2]
+        for layer in layers(model)
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+    return sorted(found)
+
+
+def add_adapters(model: Any, lora: LoRA) -> None:
+    """Freezes a transformers model and gives it adapters to train; its outputs stay as they are.
+
+    Raises:
+        ValueError: no layer has a name of ``targets``.
+    """
+    known = linear_names(model)
+    targets = lora.targets or known
+    unknown = sorted(set(targets) - set(known))
+    if unknown:
+        raise ValueError(f"lora.targets: {', '.join(unknown)}: {type(model).__name__} has {', '.join(known)}")
+    from peft import LoraConfig, inject_adapter_in_model  # a second of imports, for those who use it
+
+    model.requires_grad_(False)
+    turned = any(isinstance(module, Conv1D) for module in model.modules())  # as GPT-2 stores its matrices
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, fan_in_fan_out=turned
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(lora.seed)
+        inject_adapter_in_model(config, model)
+
+
+def adapters(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+    """Parent, name and layer of everything that has an adapter."""
+    for parent in model.modules():
+        for name, module in parent.named_children():
+            if hasattr(module, "lora_A") and hasattr(module, "get_base_layer"):
+                yield parent, name, module
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether there are any."""
+    return next(adapters(model), None) is not None
+
+
+@torch.no_grad()
+def merged(model: Any) -> Any:
+    """A plain model whose weights have the adapters in them; all other weights are shared. Itself without adapters."""
+    if not has_adapters(model):
+        return model
+    found = sharing_weights(model)
+    for parent, name, layer in list(adapters(found)):
+        base = layer.get_base_layer()
+        base.weight = nn.Parameter(base.weight + layer.get_delta_weight("default"), requires_grad=False)
+        setattr(parent, name, base)
+    for attribute in ("peft_config", "_hf_peft_config_loaded"):
+        found.__dict__.pop(attribute, None)
+    return found.eval()
+
+
+def sharing_weights(model: Any) -> Any:
+    """A copy of a model whose weights are the same tensors."""
+    return copy.deepcopy(model, {id(x): x for x in [*model.parameters(), *model.buffers()]})
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that are trained."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def save_adapter(model: Any, path: Path, base: str, also: tuple[str, ...] = ()) -> None:
+    """Writes the adapters as peft reads them: ``PeftModel.from_pretrained(BASE, path)``.
+
+    Args:
+        model: with adapters.
+        path: a new directory.
+        base: where the frozen weights come from.
+        also: modules beside the adapters that were trained: the head of a reward model.
+    """
+    from peft import LoraConfig
+
+    path.mkdir(parents=True)
+    found = list(adapters(model))
+    first, names = found[0][2], sorted({name for _, name, _ in found})
+    kind = "SEQ_CLS" if also else "CAUSAL_LM"
+    config = LoraConfig(
+        r=first.r["default"], lora_alpha=first.lora_alpha["default"], target_modules=names, lora_dropout=0.0, task_type=kind,
+        fan_in_fan_out=first.fan_in_fan_out, base_model_name_or_path=base, modules_to_save=list(also) or None,
+        inference_mode=True,
+    )  # fmt: skip
+    config.save_pretrained(str(path))
+    kept: dict[str, Tensor] = {}
+    for name, p in model.named_parameters():
+        if ".lora_" in name or name.split(".")[0] in also:
+            kept[f"base_model.model.{name.replace('.default.', '.')}"] = p.detach().to("cpu").contiguous()
+    save_file(kept, path / "adapter_model.safetensors")
+
+
+def without_frozen(model: nn.Module, state: dict[str, Any]) -> None:
+    """Takes the weights that are not trained out of a state dict."""
+    for name in [name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad]:
+        state.pop(name, None)
