@@ -308,12 +308,12 @@ class Stages:
 
     def _done(self, export: Path, record: Path, command: str) -> bool:
         """Whether the export is there, made by this command from the data as they are now."""
-        from lit_instructgpt.callbacks.export import file_hash
         from lit_instructgpt.formatting import read_sidecar
+        from lit_instructgpt.hashes import hash_of
 
         if not (export.is_dir() and record.is_file()) or json.loads(record.read_text())["command"] != command:
             return False
-        return all(file_hash(path) == digest for path, digest in read_sidecar(export)["data"].items())
+        return all(hash_of(path) == digest for path, digest in read_sidecar(export)["data"].items())
 
     def _make_room(self, directory: Path) -> None:
         number = 1
@@ -510,9 +510,9 @@ class Figures:
         """From its file, if it was computed from the same data before."""
         import torch
 
-        from lit_instructgpt.callbacks.export import file_hash
+        from lit_instructgpt.hashes import hash_of
 
-        hashes = [file_hash(str(file)) for file in inputs]
+        hashes = [hash_of(str(file)) for file in inputs]
         if not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["inputs"] != hashes:
             start = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-mixed"):

@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.fault_scenarios import TITLES
+from benchmarks.memory import table as memory_table
 from benchmarks.targets import table as target_table
 from benchmarks.throughput import phase_table
 from benchmarks.throughput import table as cases
@@ -187,8 +189,27 @@ def fill(text: str, name: str, table: str) -> str:
     return f"{head}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}"
 
 
+def memory(results: dict[str, Any]) -> str:
+    """Plans beside peaks."""
+    return memory_table(results)
+
+
+def faults(results: dict[str, Any]) -> str:
+    """What became of runs that were killed, cut, filled, flipped and raced."""
+    lines = ["| scenario | trials | failures | bytes that differ | where they landed |", "|---|---|---|---|---|"]
+    for name, row in sorted(results["scenarios"].items(), key=lambda item: int(item[0][1:])):
+        landed = ", ".join(f"{place} {number}" for place, number in row["landed"].items()) or "-"
+        lines.append(
+            f"| {name}: {TITLES[name]} | {row['trials']} | {row['failures']} | {row['differing_bytes']} | {landed} |"
+        )
+    about = f"`{results['command']}`, {results['hardware']}, torch {results['versions']['torch']}."
+    return "\n".join([*lines, "", about])
+
+
 PLACES = {
     "README.md": (miniature, real_data),
+    "docs/scale.md": (memory,),
+    "docs/checkpoints.md": (faults,),
     "docs/performance.md": (targets, throughput, ideas, growth, engines, profiles, startup, demo_times),
 }
 """File -> what it shows; each from the result of the same name, the targets from throughput's and others."""

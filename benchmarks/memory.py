@@ -1,0 +1,156 @@
+"""The memory plan of runs beside what they took: ``python benchmarks/memory.py``.
+
+Each run is the public command for a few steps, with a model of 30 million parameters from scratch; its plan is the one that
+it prints, its peak what the operating system counted for the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import yaml
+
+from benchmarks.fault_runs import Run, Server, finish, finish_pair, write_jsonl
+
+MODEL = {
+    "model_type": "llama", "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "max_position_embeddings": 512, "tie_word_embeddings": True,
+}  # fmt: skip
+EIGHT_BIT = ["--model.init_args.optimizer", "bitsandbytes.optim.AdamW8bit", "--model.init_args.optimizer.lr", "1e-4"]
+CASES: dict[str, tuple[str, list[str]]] = {
+    "SFT": ("sft", []),
+    "SFT, bf16 autocast": ("sft", ["--trainer.precision", "bf16-mixed"]),
+    "SFT, gradient checkpointing": ("sft", ["--model.init_args.gradient_checkpointing", "true"]),
+    "SFT, 8-bit AdamW": ("sft", EIGHT_BIT),
+    "SFT, two processes (FSDP2)": ("sft", []),
+    "reward model, K = 4": ("rm", []),
+    "reward model, K = 4, bf16 autocast": ("rm", ["--trainer.precision", "bf16-mixed"]),
+    "PPO-ptx": ("ppo", []),
+    "PPO-ptx, bf16 autocast": ("ppo", ["--trainer.precision", "bf16-mixed"]),
+    "PPO-ptx, gradient checkpointing": ("ppo", ["--model.init_args.ppo.gradient_checkpointing", "true"]),
+}
+"""Name -> stage and settings."""
+
+
+def make_configs(folder: Path) -> dict[str, str]:
+    """A config of each stage, for three optimizer steps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(0)
+
+    def words(num: int) -> str:
+        return " ".join("".join(draw.choice("abcdefghij") for _ in range(4)) for _ in range(num))
+
+    demos = [{"prompt": words(40), "response": words(40)} for _ in range(48)]
+    rankings = [
+        {"prompt": words(40), "responses": [words(20) for _ in range(4)], "ranking": [1, 2, 3, 4]} for _ in range(24)
+    ]
+    data = {
+        "demos": write_jsonl(folder / "demos.jsonl", demos),
+        "rankings": write_jsonl(folder / "rankings.jsonl", rankings),
+        "prompts": write_jsonl(folder / "prompts.jsonl", [{"prompt": words(40)} for _ in range(16)]),
+        "text": write_jsonl(folder / "text.jsonl", [{"text": words(400)} for _ in range(20)]),
+    }
+    settings = {
+        "accelerator": "cpu", "devices": 1, "max_epochs": 1, "max_steps": 3, "log_every_n_steps": 1,
+        "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0,
+        "enable_checkpointing": False,
+    }  # fmt: skip
+    adamw = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-4, "fused": True}}
+    reading = {"max_prompt_tokens": 192, "max_response_tokens": 192, "max_tokens": 384}
+    fresh = {"config": MODEL, "text": [data["text"]], "vocab_size": 8000}
+    export = [{"class_path": "lit_instructgpt.callbacks.ExportHF"}]
+    stages = {
+        "sft": {
+            "trainer": {**settings, "callbacks": export},
+            "model": {"class_path": "SFT", "init_args": {"model": fresh, "dropout": 0.0, "optimizer": adamw}},
+            "data": {"class_path": "DemoDataModule", "init_args": {
+                "train": data["demos"], "batch_size": 16, "reading": reading}},
+        },
+        "rm": {
+            "trainer": {**settings, "callbacks": export},
+            "model": {"class_path": "RankingRM", "init_args": {"model": str(folder / "sft/export"), "optimizer": adamw}},
+            "data": {"class_path": "ComparisonDataModule", "init_args": {
+                "train": data["rankings"], "demonstrations": data["demos"], "batch_size": 4, "reading": reading}},
+        },
+        "ppo": {
+            "trainer": settings,
+            "model": {"class_path": "PPOModule", "init_args": {
+                "policy": str(folder / "sft/export"), "reward_model": str(folder / "rm/export"), "optimizer": adamw,
+                "ppo": {"max_new_tokens": 64, "minibatch_size": 16, "ema_decay": 0.99, "ptx_coef": 1.0}}},
+            "data": {"class_path": "PromptDataModule", "init_args": {
+                "train": data["prompts"], "text": data["text"], "num_episodes": 48, "batch_size": 16, "text_per_episode": 1,
+                "text_tokens": 128, "reading": reading}},
+        },
+    }  # fmt: skip
+    found = {}
+    for stage, config in stages.items():
+        (folder / f"{stage}.yaml").write_text(yaml.safe_dump({"seed_everything": 0, **config}), encoding="utf-8")
+        found[stage] = str(folder / f"{stage}.yaml")
+    return found
+
+
+def planned(run: Run) -> int:
+    """Bytes of the peak in the plan that a run has printed."""
+    found = re.search(r"peak ([\d,]+)\n", run.text())
+    if found is None:
+        raise RuntimeError(f"no plan in {run.text()[-2000:]}")
+    return int(found[1].replace(",", "")) << 20
+
+
+def measure(names: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:
+    """Plan and peak of some cases, MB."""
+    shutil.rmtree(folder, ignore_errors=True)
+    configs, found = make_configs(folder), {}
+    with Server() as server:
+        for stage in ("sft", "rm"):
+            finish(server, configs[stage], folder / stage)
+        for number, name in enumerate(names):
+            stage, more = CASES[name]
+            begin = finish_pair if "two processes" in name else lambda *args: [finish(*args)]
+            run = begin(server, configs[stage], folder / f"case-{number}", *more)[-1]
+            plan, peak = planned(run) / 2**20, run.peak / 2**20
+            found[name] = {"plan_mb": round(plan), "peak_mb": round(peak), "ratio": round(plan / peak, 3)}
+            print(f"{name:40} {found[name]}", flush=True)
+    return found
+
+
+def table(report: dict[str, Any]) -> str:
+    """For docs/scale.md."""
+    lines = ["| run | plan, MB | peak, MB | plan / peak |", "|---|---|---|---|"]
+    for name, row in report["cases"].items():
+        lines.append(f"| {name} | {row['plan_mb']:,} | {row['peak_mb']:,} | {row['ratio']:.2f} |")
+    about = f"`{report['command']}`, {report['hardware']}, torch {report['versions']['torch']}."
+    return "\n".join([*lines, "", about])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(prog="memory", description="Plans beside peaks.")
+    parser.add_argument("--work", type=Path, default=Path("runs/memory"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/memory.json"))
+    args = parser.parse_args(argv)
+    report = {
+        "command": "python benchmarks/memory.py",
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "cases": measure(list(CASES), args.work.resolve()),
+    }
+    args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
