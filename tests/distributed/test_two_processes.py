@@ -30,12 +30,16 @@ def metrics(run_dir: Path) -> list[dict[str, float]]:
 
 
 def assert_close(found: list[dict[str, float]], expected: list[dict[str, float]], tolerance: float = 1e-5) -> None:
-    """Every metric of every step, relative to 1 or to its size."""
+    """Every metric of every step, relative to 1 or to its size.
+
+    But for the mean score of a reward model: no loss holds it, and AdamW makes steps of what rounding leaves of its gradient.
+    """
     assert [row["step"] for row in found] == [row["step"] for row in expected]
     for own, other in zip(found, expected, strict=True):
         assert own.keys() == other.keys()
         for name in own:
-            assert own[name] == pytest.approx(other[name], abs=tolerance, rel=tolerance), (own["step"], name)
+            allowed = 1e-3 if name == "val/score" else tolerance
+            assert own[name] == pytest.approx(other[name], abs=allowed, rel=allowed), (own["step"], name)
 
 
 def steps(run_dir: Path) -> int:
