@@ -66,12 +66,6 @@ def layers(model: nn.Module) -> list[nn.Module]:
     return max(([*stack] for stack in stacks), key=len, default=[])
 
 
-def compile_layers(model: nn.Module) -> None:
-    """``torch.compile`` for every block, once for all sizes; copies for sampling stay as they are."""
-    for layer in layers(model):
-        layer.compile(dynamic=True)
-
-
 def outline(model: nn.Module) -> nn.Module:
     """The model without its weights: their shapes alone."""
     memo: dict[int, Any] = {

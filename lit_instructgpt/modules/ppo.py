@@ -43,7 +43,7 @@ from lit_instructgpt.optim import (
 from lit_instructgpt.packing import Sharing, passes
 from lit_instructgpt.ranks import in_step, own_rows, sum_over_ranks
 from lit_instructgpt.selfcheck import check_before_training, check_first_rollout, check_lengths
-from lit_instructgpt.sharding import compile_layers, gathered
+from lit_instructgpt.sharding import gathered
 from lit_instructgpt.strategy import mesh_of
 
 
@@ -367,9 +367,6 @@ class PPOModule(LightningModule):
         if self.ppo.gradient_checkpointing:
             checkpoint_activations(self.policy)
             checkpoint_activations(self.value_model.model)
-        if self.ppo.compile:
-            compile_layers(self.policy)
-            compile_layers(self.value_model)
         sources = {"policy": self.policy_source, "reward_model": self.reward_source}
         self.frozen_sources = {name: describe(source) for name, source in sources.items() if source is not None}
         if self.ppo.ema_decay is not None:

@@ -33,8 +33,6 @@ class PPOConfig:
             told from the others, with a warning.
         gradient_checkpointing: of policy and value model: keep the inputs of the layers alone for the backward pass, which
             takes less memory and computes them again; changes no result.
-        compile: ``torch.compile`` the layers of policy and value model for their updates: a minute at the start, less time
-            for each step; changes no result.
         lora: train adapters: policy and reference share one frozen base, value and reward model another (their own, if they
             come from one directory), and memory is that of two models, not four.
         frozen_dtype: float32, or bfloat16 to score with reference and reward model in it where the training is in
@@ -67,7 +65,6 @@ class PPOConfig:
     micro_batch_tokens: int | None = None
     packing: bool = True
     gradient_checkpointing: bool = False
-    compile: bool = False
     lora: LoRA | None = None
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
     engine: EngineName = "own"

@@ -34,7 +34,7 @@ from lit_instructgpt.optim import (
 from lit_instructgpt.packing import Sharing, check_micro_batches, no_sharing, passes
 from lit_instructgpt.ranks import in_step, sum_over_ranks
 from lit_instructgpt.scalar_model import ScalarModel
-from lit_instructgpt.sharding import compile_layers, gathered
+from lit_instructgpt.sharding import gathered
 from lit_instructgpt.strategy import mesh_of
 
 
@@ -56,7 +56,6 @@ class RankingRM(LightningModule):
             result. Architectures where it would are told from the others, with a warning.
         gradient_checkpointing: keep the inputs of the layers alone for the backward pass: less memory, one forward pass
             more; changes no result.
-        compile: ``torch.compile`` the layers: a minute at the start, less time for each step; changes no result.
         lora: train adapters and the head beside a frozen model; the export has them merged, and apart in ``adapter/``.
     """
 
@@ -73,7 +72,6 @@ class RankingRM(LightningModule):
         seed: int = 0,
         packing: bool = True,
         gradient_checkpointing: bool = False,
-        compile: bool = False,
         lora: LoRA | None = None,
     ) -> None:
         super().__init__()
@@ -84,7 +82,7 @@ class RankingRM(LightningModule):
         check_micro_batches(micro_batch_size, micro_batch_tokens)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.seed, self.packing = seed, packing
-        self.gradient_checkpointing, self.compiled = gradient_checkpointing, compile
+        self.gradient_checkpointing = gradient_checkpointing
         self.lora = lora
         self.frozen_sources: Sources = {} if lora is None else {"model": describe(model)}
         self.strict_loading = lora is None  # the frozen weights are not in checkpoints
@@ -99,8 +97,6 @@ class RankingRM(LightningModule):
             self.reward_model = build_scalar_model(self.load, mesh_of(self._trainer))
             if self.gradient_checkpointing:
                 checkpoint_activations(self.reward_model.model)
-            if self.compiled:
-                compile_layers(self.reward_model.model)
 
     def load(self) -> ScalarModel:
         """The reward model, with adapters if asked."""

@@ -43,7 +43,7 @@ from lit_instructgpt.packing import check_micro_batches, passes
 from lit_instructgpt.ranks import in_step, sum_over_ranks
 from lit_instructgpt.rewards import ModelReward
 from lit_instructgpt.sampling import Sampling, sample_texts
-from lit_instructgpt.sharding import compile_layers, gathered
+from lit_instructgpt.sharding import gathered
 from lit_instructgpt.strategy import mesh_of
 
 
@@ -70,7 +70,6 @@ class SFT(LightningModule):
             are told from the others, with a warning.
         gradient_checkpointing: keep the inputs of the layers alone for the backward pass: less memory, one forward pass
             more; changes no result.
-        compile: ``torch.compile`` the layers: a minute at the start, less time for each step; changes no result.
         lora: train adapters beside a frozen model; the export has them merged, and apart in ``adapter/``.
     """
 
@@ -90,7 +89,6 @@ class SFT(LightningModule):
         seed: int = 0,
         packing: bool = True,
         gradient_checkpointing: bool = False,
-        compile: bool = False,
         lora: LoRA | None = None,
     ) -> None:
         super().__init__()
@@ -103,7 +101,7 @@ class SFT(LightningModule):
         check_micro_batches(micro_batch_size, micro_batch_tokens)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.sampling, self.seed, self.packing = sampling or Sampling(), seed, packing
-        self.gradient_checkpointing, self.compiled = gradient_checkpointing, compile
+        self.gradient_checkpointing = gradient_checkpointing
         self.lora = lora
         self.frozen_sources: Sources = {}
         if lora is not None:
@@ -123,8 +121,6 @@ class SFT(LightningModule):
                 add_residual_dropout(self.policy, self.dropout)
             if self.gradient_checkpointing:
                 checkpoint_activations(self.policy)
-            if self.compiled:
-                compile_layers(self.policy)
 
     def load(self) -> Any:
         """The policy, with adapters if asked."""
