@@ -251,9 +251,9 @@ def finish_pair(server: Server, config: str, run_dir: Path, *more: str, **reques
         RuntimeError: one of them failed.
     """
     runs = start_pair(server, config, run_dir, *more, **request)
-    for run in runs:
-        if run.wait() != 0:
-            raise RuntimeError(f"{config}: exit code {run.code}\n{run.text()[-3000:]}")
+    if any([run.wait() for run in runs]):  # all of them: the cause stands in the output of the one that failed first
+        ends = (f"rank {rank}: exit code {run.code}\n{run.text()[-3000:]}" for rank, run in enumerate(runs))
+        raise RuntimeError(f"{config}\n" + "\n".join(ends))
     return runs
 
 

@@ -94,6 +94,14 @@ def add_residual_dropout(model: nn.Module, probability: float) -> int:
     return len(blocks)
 
 
+def outside_of_compilation(model: nn.Module) -> None:
+    """Lets ``torch.compile`` leave the draws alone: keys change with every pass, and compiled code would be theirs."""
+    for module in model.modules():
+        for hook in module._forward_hooks.values():
+            if isinstance(hook, _Drop):
+                hook.drop = torch.compiler.disable(hook.drop)  # type: ignore[method-assign, no-untyped-call]
+
+
 class _Drop:
     """The hook of one block."""
 

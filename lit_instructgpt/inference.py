@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers.pytorch_utils import Conv1D
 
+from lit_instructgpt.compiled import plain
 from lit_instructgpt.hidden import can_pack, packing_reason, remember_packing, same_kind
 from lit_instructgpt.logprobs import remember_head, same_head, vocabulary_head
 from lit_instructgpt.lora import has_adapters, merged
@@ -125,8 +126,8 @@ def build_scalar_model(load: Callable[[], ScalarModel], mesh: DeviceMesh | None)
 
 
 def whole(model: Any) -> Any:
-    """As ``gathered``; what is known of the model is known of it."""
-    found = gathered(model)
+    """As ``gathered``, and not compiled; what is known of the model is known of it."""
+    found = plain(gathered(model))
     if found is not model:
         ours, theirs = (m.model if isinstance(m, ScalarModel) else m for m in (found, model))
         same_kind(ours.base_model, theirs.base_model)

@@ -94,6 +94,7 @@ LOW = {
     "batch",
     "packing",
     "attention",
+    "compiled",
     "dropout",
     "hidden",
     "inference",

@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lit_instructgpt import functional as F
 from lit_instructgpt.batch import DemoBatch, PromptBatch, Rollout, tokens_per_pass
+from lit_instructgpt.compiled import compile_layers
 from lit_instructgpt.ema import WeightEMA
 from lit_instructgpt.hidden import can_pack
 from lit_instructgpt.logprobs import response_logprobs, target_logprobs
@@ -367,6 +368,9 @@ class PPOModule(LightningModule):
         if self.ppo.gradient_checkpointing:
             checkpoint_activations(self.policy)
             checkpoint_activations(self.value_model.model)
+        if self.ppo.torch_compile:
+            compile_layers(self.policy)
+            compile_layers(self.value_model.model)
         sources = {"policy": self.policy_source, "reward_model": self.reward_source}
         self.frozen_sources = {name: describe(source) for name, source in sources.items() if source is not None}
         if self.ppo.ema_decay is not None:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lit_instructgpt.batch import ComparisonBatch, tokens_per_pass
+from lit_instructgpt.compiled import compile_layers
 from lit_instructgpt.formatting import check_format
 from lit_instructgpt.functional import ranking_loss
 from lit_instructgpt.hidden import can_pack
@@ -56,6 +57,8 @@ class RankingRM(LightningModule):
             result. Architectures where it would are told from the others, with a warning.
         gradient_checkpointing: keep the inputs of the layers alone for the backward pass: less memory, one forward pass
             more; changes no result.
+        torch_compile: compile the layers (torch.compile): a minute at the start, and on a GPU faster steps; changes results by
+            their rounding.
         lora: train adapters and the head beside a frozen model; the export has them merged, and apart in ``adapter/``.
     """
 
@@ -72,6 +75,7 @@ class RankingRM(LightningModule):
         seed: int = 0,
         packing: bool = True,
         gradient_checkpointing: bool = False,
+        torch_compile: bool = False,
         lora: LoRA | None = None,
     ) -> None:
         super().__init__()
@@ -82,7 +86,7 @@ class RankingRM(LightningModule):
         check_micro_batches(micro_batch_size, micro_batch_tokens)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.seed, self.packing = seed, packing
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.torch_compile = gradient_checkpointing, torch_compile
         self.lora = lora
         self.frozen_sources: Sources = {} if lora is None else {"model": describe(model)}
         self.strict_loading = lora is None  # the frozen weights are not in checkpoints
@@ -97,6 +101,8 @@ class RankingRM(LightningModule):
             self.reward_model = build_scalar_model(self.load, mesh_of(self._trainer))
             if self.gradient_checkpointing:
                 checkpoint_activations(self.reward_model.model)
+            if self.torch_compile:
+                compile_layers(self.reward_model.model)
 
     def load(self) -> ScalarModel:
         """The reward model, with adapters if asked."""

@@ -1,6 +1,7 @@
 """FSDP2 and DDP on two processes: the same run as on one."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,17 @@ def test_what_two_processes_saved_is_on_one_what_it_was(server: Server, stages: 
     assert len(list(newest(tmp_path / "run/checkpoints").path.glob("tensors-*.safetensors"))) == 2
     finish(server, configs[stage], tmp_path / "run", *LONGER[stage])
     assert (tmp_path / "run/export/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++)")
+def test_compiled_layers_on_two_processes_give_what_plain_ones_give_on_one(
+    server: Server, stages: Stages, tmp_path: Path
+):
+    configs, folder = stages
+    compiled = ("--model.init_args.torch_compile", "true")
+    finish_pair(server, configs["sft"], tmp_path / "run", *LONGER["sft"], *compiled)
+    assert_close(metrics(tmp_path / "run"), metrics(folder / "sft"), 1e-4)
 
 
 EIGHT = {"class_path": "bitsandbytes.optim.AdamW8bit", "init_args": {"lr": 0.003, "eps": 1.0e-5, "weight_decay": 0.01}}
