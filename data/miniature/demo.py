@@ -96,6 +96,14 @@ class Demo:
     def run(self) -> Row:
         """All stages, in order; returns the report."""
         begin = time.perf_counter()
+        agreement = self.up_to_reward_model()
+        self.fit("ppo", "ppo")
+        self.command("evaluate", "evaluate", "--config", str(self.config("evaluate")), "--allow_import", "miniature")
+        self.seconds["total"] = round(time.perf_counter() - begin, 2)
+        return self.report(agreement)
+
+    def up_to_reward_model(self) -> Row:
+        """The stages before PPO; returns the labelers' agreement."""
         out = str(self.out)
         self.command("generate", "--out", f"{out}/collected", "--seed", str(self.seed), module="miniature.generate")
         inputs = [f"{out}/collected/raw/{name}.jsonl" for name in ("demonstrations", "prompts_rm", "prompts_ppo")]
@@ -114,10 +122,7 @@ class Demo:
                      "--run_dir", f"{out}/predict")  # fmt: skip
         agreement = self.rank()
         self.fit("rm", "rm")
-        self.fit("ppo", "ppo")
-        self.command("evaluate", "evaluate", "--config", str(self.config("evaluate")), "--allow_import", "miniature")
-        self.seconds["total"] = round(time.perf_counter() - begin, 2)
-        return self.report(agreement)
+        return agreement
 
     def rank(self) -> Row:
         """The labelers rank the sampled outputs; returns their agreement."""
