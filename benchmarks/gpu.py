@@ -2,10 +2,12 @@
 
     python benchmarks/gpu.py [--models 135m 1.3b 2.7b] [--what matmul sft rm rollout ppo]
     python benchmarks/gpu.py --rehearse
+    python benchmarks/gpu.py --checks
 
 Llama models with random weights, made here: no hub, no downloads. SFT, reward model and PPO run as the public command;
 their model-FLOPs utilisation is against a measured matrix product, sampling against the measured memory bandwidth.
-``--rehearse`` runs everything with a tiny model on the CPU and judges nothing.
+``--rehearse`` runs everything with a tiny model on the CPU and judges nothing. ``--checks`` is gpu_checks.py: what must hold on
+a GPU as on a CPU.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import torch
 import transformers
 from lightning.pytorch import LightningModule, Trainer
 
+from benchmarks import gpu_checks
 from benchmarks.step_times import StepTimes
 from benchmarks.throughput import Case, make_reward_model, ours, prepare, run
 
@@ -227,7 +230,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/gpu"), help="models and runs")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/gpu.json; in rehearsal WORK/gpu.json")
     parser.add_argument("--rehearse", action="store_true", help="everything, tiny and on the CPU")
+    parser.add_argument("--checks", nargs="?", const="", help="checks alone, all or those whose name begins so")
     args = parser.parse_args(argv)
+    if args.checks is not None:
+        found = gpu_checks.report(["cpu", *(["cuda"] if torch.cuda.is_available() else [])], args.work, args.checks)
+        out = args.out or Path("benchmarks/results/gpu_checks.json")
+        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return
     if not args.rehearse and not torch.cuda.is_available():
         raise SystemExit("gpu: there is no CUDA device here; --rehearse runs everything with a tiny model on the CPU")
     device = "cpu" if args.rehearse else "cuda"

@@ -102,6 +102,98 @@ def make_configs(folder: Path) -> dict[str, str]:
     return found
 
 
+SIZES: dict[str, dict[str, Any]] = {
+    "1.3B": {"n_layer": 24, "n_embd": 2048, "n_head": 16},
+    "6B": {"n_layer": 32, "n_embd": 4096, "n_head": 32},
+}
+"""GPT-3's shapes (Brown et al., 2020, table 2.1), but that 6.7B is called 6B in the paper of InstructGPT."""
+
+PAPER = {"max_new_tokens": 1024, "minibatch_size": 64, "rollout_batch_size": 32}
+"""PPO's minibatch, and prompts and responses of 1,024 tokens each (section 3.5, C.4); responses sampled at once are our own."""
+
+WAYS: dict[str, dict[str, Any]] = {
+    "all weights, AdamW, passes of 16,384 tokens (the default on a GPU)": {},
+    "passes of 2,048 tokens": {"micro_batch_tokens": 2048},
+    "gradient checkpointing": {"gradient_checkpointing": True},
+    "8-bit AdamW": {"eight_bit": True},
+    "8-bit AdamW, passes of 2,048 tokens": {"eight_bit": True, "micro_batch_tokens": 2048},
+    "8-bit AdamW, gradient checkpointing": {"eight_bit": True, "gradient_checkpointing": True},
+    "8-bit AdamW, gradient checkpointing, frozen models in nf4": {
+        "eight_bit": True, "gradient_checkpointing": True, "frozen_dtype": "nf4"},
+    "LoRA, gradient checkpointing": {"lora": True, "gradient_checkpointing": True},
+}  # fmt: skip
+
+
+def paper_plans(folder: Path) -> list[dict[str, Any]]:
+    """Peaks, by plan, of PPO-ptx at the paper's sizes on one GPU under bf16 autocast, GB of 10^9 bytes. Nothing is loaded."""
+    from functools import partial
+    from types import SimpleNamespace
+
+    import bitsandbytes
+    import transformers
+
+    from lit_instructgpt.lora import ADAPTER, BASE, LoRA
+    from lit_instructgpt.models import FreshModel, load_tokenizer
+    from lit_instructgpt.modules import PPOModule
+    from lit_instructgpt.modules.plans import plan_ppo
+    from lit_instructgpt.modules.ppo_config import PPOConfig
+
+    text = write_jsonl(folder / "plan.jsonl", [{"text": "one two three"}])
+    tokenizer = load_tokenizer(FreshModel({"model_type": "gpt2"}, [text], vocab_size=260))
+    for name, shape in SIZES.items():
+        config = transformers.GPT2Config(**shape, vocab_size=50257, n_positions=2048)
+        config.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+        (folder / name / "model.safetensors").touch()
+    (folder / "1.3B" / ADAPTER).mkdir(exist_ok=True)
+    (folder / "1.3B" / ADAPTER / BASE).write_text(
+        json.dumps({"sha256": "-"}), encoding="utf-8"
+    )  # with LoRA, on one base
+    found = []
+    for reward in SIZES:
+        for way, changes in WAYS.items():
+            settings = {**PAPER, **changes}
+            kind = bitsandbytes.optim.AdamW8bit if settings.pop("eight_bit", False) else torch.optim.AdamW
+            settings["lora"] = LoRA() if settings.pop("lora", False) else None
+            optimizer: Any = partial(kind, lr=1e-5)
+            module = PPOModule(
+                str(folder / "1.3B"), str(folder / reward), optimizer=optimizer, ppo=PPOConfig(**settings)
+            )
+            data = SimpleNamespace(
+                train_items=[SimpleNamespace(ids=range(1024))],
+                text_items=[SimpleNamespace(ids=range(2048))],
+                batch_size=512,
+            )
+            trainer: Any = SimpleNamespace(
+                precision="bf16-mixed",
+                world_size=1,
+                datamodule=data,
+                strategy=SimpleNamespace(root_device=torch.device("cuda")),
+            )
+            module._trainer = trainer
+            module.frozen_sources = {"policy": {"sha256": "-"}}
+            plan = plan_ppo(module)
+            phases = {phase: round(plan.of_phase(phase) / 1e9, 1) for phase in plan.phases()}
+            found.append(
+                {"policy": "1.3B", "reward": reward, "way": way, "peak_gb": round(plan.peak() / 1e9, 1), **phases}
+            )
+            print(found[-1], flush=True)
+    return found
+
+
+def paper_table(rows: Sequence[dict[str, Any]]) -> str:
+    """For docs/scale.md."""
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    rewards = list(dict.fromkeys(row["reward"] for row in rows))
+    peaks = {(row["way"], row["reward"]): row["peak_gb"] for row in rows}
+    titles = " | ".join(f"reward and value model of {reward}, GB" for reward in rewards)
+    lines = [f"| PPO-ptx of a 1.3B policy, by plan | {titles} |", "|---" * (1 + len(rewards)) + "|"]
+    for way in ways:
+        cells = (f"{peaks[way, reward]:.0f}{'' if peaks[way, reward] <= 80 else ' (over 80)'}" for reward in rewards)
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def planned(run: Run) -> int:
     """Bytes of the peak in the plan that a run has printed."""
     found = re.search(r"peak ([\d,]+)\n", run.text())
@@ -133,7 +225,7 @@ def table(report: dict[str, Any]) -> str:
     for name, row in report["cases"].items():
         lines.append(f"| {name} | {row['plan_mb']:,} | {row['peak_mb']:,} | {row['ratio']:.2f} |")
     about = f"`{report['command']}`, {report['hardware']}, torch {report['versions']['torch']}."
-    return "\n".join([*lines, "", about])
+    return "\n".join([*lines, "", about, "", paper_table(report["paper"])])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -147,6 +239,7 @@ def main(argv: list[str] | None = None) -> None:
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "cases": measure(list(CASES), args.work.resolve()),
+        "paper": paper_plans(args.work.resolve()),
     }
     args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -8,10 +8,13 @@ from statistics import median
 from typing import Any
 
 from benchmarks.fault_scenarios import TITLES
+from benchmarks.gpu_checks import table as gpu_checks_table
 from benchmarks.memory import table as memory_table
+from benchmarks.quantized import table as quantized_table
 from benchmarks.targets import table as target_table
 from benchmarks.throughput import phase_table
 from benchmarks.throughput import table as cases
+from benchmarks.two_processes import table as two_processes_table
 
 RESULTS = Path("benchmarks/results")
 NAMES = {"base": "base", "sft": "SFT", "init": "PPO's start (SFT with text)", "ppo_ptx": "PPO-ptx"}
@@ -194,6 +197,21 @@ def memory(results: dict[str, Any]) -> str:
     return memory_table(results)
 
 
+def gpu_checks(results: dict[str, Any]) -> str:
+    """What holds on which device."""
+    return gpu_checks_table(results)
+
+
+def quantized(results: dict[str, Any]) -> str:
+    """A reference in few bits."""
+    return quantized_table(results)
+
+
+def two_processes(results: dict[str, Any]) -> str:
+    """PPO-ptx on one process and on two."""
+    return two_processes_table(results)
+
+
 def faults(results: dict[str, Any]) -> str:
     """What became of runs that were killed, cut, filled, flipped and raced."""
     lines = ["| scenario | trials | failures | bytes that differ | where they landed |", "|---|---|---|---|---|"]
@@ -208,7 +226,7 @@ def faults(results: dict[str, Any]) -> str:
 
 PLACES = {
     "README.md": (miniature, real_data),
-    "docs/scale.md": (memory,),
+    "docs/scale.md": (quantized, two_processes, memory, gpu_checks),
     "docs/checkpoints.md": (faults,),
     "docs/performance.md": (targets, throughput, ideas, growth, engines, profiles, startup, demo_times),
 }

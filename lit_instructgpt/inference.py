@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers.pytorch_utils import Conv1D
@@ -70,6 +71,43 @@ class PrepackedLinear(nn.Module):
         return found
 
 
+Quantized = Literal["int8", "nf4"]
+"""What a frozen matrix can be kept in: 8 bits in blocks of 256 entries, or 4 in blocks of 64, each with its scale in float32."""
+
+BITS = {"int8": 8 + 32 / 256, "nf4": 4 + 32 / 64}
+"""Of an entry, its share of the block's largest included."""
+
+
+class QuantizedLinear(nn.Module):
+    """A frozen matrix product whose weight is kept in few bits, and is a matrix for the time of the product.
+
+    Args:
+        module: an ``nn.Linear`` or ``Conv1D``.
+        kind: of the bits; bitsandbytes rounds.
+        shadow: what ``weight`` shows to those who ask for its dtype.
+    """
+
+    def __init__(self, module: nn.Module, kind: Quantized, shadow: Tensor) -> None:
+        super().__init__()
+        from bitsandbytes import functional as bits  # three seconds of imports, for those who use it
+
+        weight, bias = module.weight.detach(), module.bias  # type: ignore[operator]
+        weight = (weight.T if isinstance(module, Conv1D) else weight).float().contiguous()
+        self.bias = None if bias is None else bias.detach()  # type: ignore[operator]
+        if kind == "nf4":
+            packed, state = bits.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+            self.restore: Callable[[], Tensor] = lambda: bits.dequantize_4bit(packed, state)
+        else:
+            packed, state = bits.quantize_blockwise(weight, blocksize=256)
+            self.restore = lambda: bits.dequantize_blockwise(packed, state)
+        self.num_bytes = packed.nbytes + state.absmax.nbytes
+        self.weight = shadow
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        return F.linear(x, self.restore().to(x.dtype), self.bias)  # autocast casts them as it would a matrix
+
+
 def can_prepack(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether oneDNN computes this dtype on this machine."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
@@ -80,12 +118,21 @@ def can_prepack(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 @torch.no_grad()
-def freeze_matrices(model: Any, dtype: torch.dtype) -> None:
-    """Turns a frozen transformers model, in place, into one that computes in ``dtype``; bfloat16 runs under autocast alone.
+def freeze_matrices(model: Any, kept: torch.dtype | Quantized) -> None:
+    """Turns a frozen transformers model, in place, into one whose matrices are kept in a dtype, or in few bits.
 
-    A vocabulary head that shares its weight with the embeddings gets one of its own.
+    Those of a dtype are computed in it; bfloat16 runs under autocast alone. A vocabulary head that shares its weight with the
+    embeddings gets one of its own. Few bits are for the matrices of the layers; the head stays.
     """
     _look_at(model)
+    if not isinstance(kept, torch.dtype):
+        head = model.get_output_embeddings()
+        for parent, name, module in list(matrices(model)):
+            if module is not head:
+                shadow = torch.empty(module.weight.shape, dtype=module.weight.dtype, device="meta")  # type: ignore[arg-type]
+                setattr(parent, name, QuantizedLinear(module, kept, shadow))
+        return
+    dtype = kept
     if can_prepack(model.device, dtype):
         for parent, name, module in list(matrices(model)):
             shadow = torch.empty(module.weight.shape, dtype=dtype, device="meta")  # type: ignore[arg-type]

@@ -7,20 +7,24 @@ into its weights (``merged``), and a model without one, PPO's reference, can hav
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lit_instructgpt.sharding import layers
 
 ADAPTER = "adapter"
 """Directory of an adapter within an export."""
+
+BASE = "base.json"
+"""In it: where the frozen weights came from, and their hash."""
 
 
 @dataclass
@@ -116,13 +120,13 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def save_adapter(model: Any, path: Path, base: str, also: tuple[str, ...] = ()) -> None:
+def save_adapter(model: Any, path: Path, base: dict[str, str], also: tuple[str, ...] = ()) -> None:
     """Writes the adapters as peft reads them: ``PeftModel.from_pretrained(BASE, path)``.
 
     Args:
         model: with adapters.
         path: a new directory.
-        base: where the frozen weights come from.
+        base: source of the frozen weights, and its sha256.
         also: modules beside the adapters that were trained: the head of a reward model.
     """
     from peft import LoraConfig
@@ -133,15 +137,57 @@ def save_adapter(model: Any, path: Path, base: str, also: tuple[str, ...] = ()) 
     kind = "SEQ_CLS" if also else "CAUSAL_LM"
     config = LoraConfig(
         r=first.r["default"], lora_alpha=first.lora_alpha["default"], target_modules=names, lora_dropout=0.0, task_type=kind,
-        fan_in_fan_out=first.fan_in_fan_out, base_model_name_or_path=base, modules_to_save=list(also) or None,
+        fan_in_fan_out=first.fan_in_fan_out, base_model_name_or_path=base["source"], modules_to_save=list(also) or None,
         inference_mode=True,
     )  # fmt: skip
     config.save_pretrained(str(path))
-    kept: dict[str, Tensor] = {}
-    for name, p in model.named_parameters():
-        if ".lora_" in name or name.split(".")[0] in also:
-            kept[f"base_model.model.{name.replace('.default.', '.')}"] = p.detach().to("cpu").contiguous()
+    (path / BASE).write_text(json.dumps(base) + "\n", encoding="utf-8")
+    kept = {
+        _name_on_disk(name): p.detach().to("cpu").contiguous()
+        for name, p in model.named_parameters()
+        if ".lora_" in name or name.split(".")[0] in also
+    }
     save_file(kept, path / "adapter_model.safetensors")
+
+
+def _name_on_disk(name: str) -> str:
+    return f"base_model.model.{name.replace('.default.', '.')}"
+
+
+def rests_on(source: str, base: dict[str, str]) -> bool:
+    """Whether an export is adapters beside these frozen weights; its ``adapter/`` says so."""
+    file = Path(source, ADAPTER, BASE)
+    return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["sha256"] == base["sha256"]
+
+
+@torch.no_grad()
+def add_saved_adapters(model: Any, path: Path) -> None:
+    """Freezes a model and gives it the adapters that ``save_adapter`` wrote."""
+    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    add_adapters(model, LoRA(rank=config["r"], alpha=config["lora_alpha"], targets=config["target_modules"]))
+    saved = load_file(path / "adapter_model.safetensors")
+    for name, p in model.named_parameters():
+        if ".lora_" in name:
+            p.copy_(saved[_name_on_disk(name)])
+
+
+def share(model: nn.Module, other: nn.Module) -> None:
+    """Gives a model the weights of another of the same kind: the tensors, not their values."""
+    theirs = dict(other.named_parameters())
+    for name, parameter in list(model.named_parameters()):
+        if name in theirs and theirs[name].shape == parameter.shape:
+            parent = model.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], theirs[name])
+
+
+def with_own_adapters(model: Any) -> Any:
+    """A copy that shares the frozen weights, and has adapters of its own to train, of the same values."""
+    found = sharing_weights(model)
+    for _, _, layer in list(adapters(found)):
+        for pair in (layer.lora_A, layer.lora_B):
+            for part in pair.values():
+                part.weight = nn.Parameter(part.weight.detach().clone())
+    return found
 
 
 def without_frozen(model: nn.Module, state: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from lit_instructgpt.batch import Rollout
 from lit_instructgpt.formatting import read_format, read_sidecar
 from lit_instructgpt.models import beyond_context, inference_mode, load_tokenizer
+from lit_instructgpt.sharding import is_sharded
 
 if TYPE_CHECKING:
     from lit_instructgpt.modules.ppo import PPOModule
@@ -69,7 +70,12 @@ def _batch_sizes(module: PPOModule, data: Any) -> list[str]:
         problems.append(
             f"ppo.minibatch_size per device ({minibatch // world}) must be a multiple of ppo.micro_batch_size ({micro})"
         )
-    for name, size in (("ppo.minibatch_size per device", minibatch // world), ("ppo.micro_batch_size", micro)):
+    sizes = {
+        "ppo.minibatch_size per device": minibatch // world,
+        "ppo.micro_batch_size": micro,
+        "ppo.rollout_batch_size": module.ppo.rollout_batch_size,
+    }
+    for name, size in sizes.items():
         if size is not None and size % data.samples_per_prompt:
             problems.append(
                 f"{name} ({size}) must be a multiple of data.samples_per_prompt ({data.samples_per_prompt}): the "
@@ -163,6 +169,10 @@ def _models(module: PPOModule) -> list[str]:
             )
         if module.ppo.lora is None and not all(p.requires_grad for p in model.parameters()):
             problems.append(f"{name} has frozen weights")
+    if module.ppo.frozen_dtype in ("int8", "nf4") and is_sharded(module.ref):
+        problems.append(
+            f"ppo.frozen_dtype: {module.ppo.frozen_dtype} keeps whole models, which fsdp2 has in pieces: set it to bfloat16"
+        )
     for name, model in {**frozen, **trained}.items():
         if any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
             problems.append(f"{name} has dropout, which is noise in the ratio: set it to 0")

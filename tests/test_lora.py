@@ -181,3 +181,34 @@ def test_ppo_holds_one_base_for_each_pair(tiny_dir: Any, tiny_reward_dir: Any, t
     fit(resumed, data(), tmp_path / "cut", SaveCheckpoints(), ckpt_path=tmp_path / "cut/checkpoints")
     for p, q in zip(module.policy.parameters(), resumed.policy.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+def test_ppo_holds_one_base_for_all_where_the_reward_model_is_adapters_on_it(
+    family: str, tiny_dir: Any, tmp_path: Path
+):
+    """And trains as with the same reward model merged, in a directory that does not say what it rests on."""
+    import shutil
+
+    scorer = RankingRM(tiny_dir(family), optimizer=adamw(0.02), lora=LoRA(rank=2, alpha=8))
+    fit(scorer, comparisons(tmp_path, demonstrations=write(tmp_path / "d.jsonl", DEMOS)), tmp_path / "rm", ExportHF())
+    shutil.copytree(tmp_path / "rm/export", tmp_path / "plain", ignore=shutil.ignore_patterns("adapter"))
+    settings, found = ppo(lora=LORA, minibatch_size=4), []
+    for name in ("rm/export", "plain"):
+        module = PPOModule(tiny_dir(family), str(tmp_path / name), optimizer=adamw(0.02), ppo=settings)
+        _, record = fit(module, prompts(tmp_path, num_episodes=16), tmp_path / "run")
+        found.append((module, [{k: v for k, v in row.items() if "/" in k} for row in record.logged]))
+    module = found[0][0]
+    base = {id(p) for p in module.ref.base_model.parameters()}
+    for model in (module.policy, module.value_model.model, module.reward_model.model):
+        frozen = {id(p) for n, p in model.base_model.named_parameters() if ".lora_" not in n}
+        assert frozen == base
+    own = [{id(p) for n, p in m.named_parameters() if ".lora_" in n} for m in (module.value_model, module.reward_model)]
+    assert own[0].isdisjoint(own[1])
+    assert {p.shape[0] for n, p in module.value_model.named_parameters() if "lora_A" in n} == {2}, (
+        "the reward model's rank"
+    )
+    assert {p.shape[0] for n, p in module.policy.named_parameters() if "lora_A" in n} == {4}
+    first, other = found[0][1][0], found[1][1][0]
+    for key in ("objective/score", "objective/kl", "value/explained_variance"):  # before any update
+        assert first[key] == pytest.approx(other[key], abs=1e-3), key

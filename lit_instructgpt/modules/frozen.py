@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lit_instructgpt.hashes import hash_of
+from lit_instructgpt.lora import without_frozen
 
 MODEL_FILES = ("*.safetensors", "*.bin", "*.gguf", "config.json", "tokenizer.json")
 """What of a directory makes the model; a model card may be edited."""
@@ -17,6 +19,13 @@ Sources = dict[str, dict[str, str]]
 def describe(source: str) -> dict[str, str]:
     """Where frozen weights come from, and the hash of their files; of a hub model its name."""
     return {"source": source, "sha256": hash_of(source, MODEL_FILES) if Path(source).is_dir() else source}
+
+
+def name_frozen(module: Any, checkpoint: dict[str, Any]) -> None:
+    """Of a stage that trains adapters: its checkpoint names the frozen weights, and does not hold them."""
+    if module.lora is not None:
+        without_frozen(module, checkpoint["state_dict"])
+        checkpoint["frozen"] = module.frozen_sources
 
 
 def check_same(then: Mapping[str, Mapping[str, str]], now: Sources) -> None:

@@ -11,11 +11,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from lit_instructgpt.batch import tokens_per_pass
 from lit_instructgpt.eight_bit import is_eight_bit
-from lit_instructgpt.inference import can_prepack
-from lit_instructgpt.lora import LoRA, linear_names
+from lit_instructgpt.inference import BITS, can_prepack
+from lit_instructgpt.lora import LoRA, linear_names, rests_on
 from lit_instructgpt.memory_plan import (
     LIBRARIES,
     Plan,
@@ -116,6 +117,17 @@ class Sizes:
         linear = (m for layer in layers(model) for n, m in layer.named_modules() if n.rpartition(".")[2] in targets)
         return sum(lora.rank * sum(module.weight.shape) for module in linear)
 
+    def frozen(self, config: Any, auto: Any, num: int, entry: int, kept: str) -> float:
+        """Bytes of the weights of a frozen model, of which matrices may be in few bits."""
+        if self.shards > 1:
+            return 4 * num / self.shards
+        if kept not in BITS:
+            return entry * num
+        model, _ = without_storage(config, auto)
+        linear = (m for layer in layers(model) for m in layer.modules() if isinstance(m, nn.Linear | Conv1D))
+        matrices = sum(m.weight.numel() for m in linear)
+        return 4 * (num - matrices) + BITS[kept] / 8 * matrices
+
     def trained(self, name: str, num: int, make: Callable[[Any], Optimizer], frozen: int = 0) -> None:
         """Weights, gradients and optimizer state of a model that is trained, and the weights beside them that are not."""
         self.plan.add(name, "weights", self.entry * (num + frozen) / self.shards)
@@ -192,24 +204,31 @@ def plan_ppo(module: PPOModule, change: Change = AS_IT_IS) -> Plan:
         sizes.trained("policy", num, module.optimizer)
         sizes.trained("value_model", num_value, module.optimizer)
     else:
+        whole = sizes.shards == 1  # pieces share no base
         shared = module.value_source in (module.policy_source, module.reward_source)
-        own = 0 if sizes.shards == 1 and shared else num_value
-        sizes.trained("policy", sizes.adapters(config, AutoModelForCausalLM, lora), module.optimizer)
+        own = 0 if whole and shared else num_value
+        num_adapters = sizes.adapters(config, AutoModelForCausalLM, lora)
+        sizes.trained("policy", num_adapters, module.optimizer, 0 if whole else num)
         sizes.trained("value_model", sizes.adapters(value, AutoModel, lora), module.optimizer, own)
         sizes.plan.add("policy", "copy", 4 * num, "rollout")  # the weights with the adapters in them
     frozen = 4 if lora is not None else 2 if ppo.frozen_dtype == "bfloat16" or sizes.half else 4
-    sizes.plan.add("ref", "weights", (4 if sizes.shards > 1 else frozen) * num / sizes.shards)
+    sizes.plan.add("ref", "weights", sizes.frozen(config, AutoModelForCausalLM, num, frozen, ppo.frozen_dtype))
     if module.reward_source is not None:
-        entries = sizes.weights(config_of(module.reward_source, module.tokenizer), AutoModel)
-        sizes.plan.add("reward_model", "weights", (4 if sizes.shards > 1 else frozen) * entries / sizes.shards)
+        reward = config_of(module.reward_source, module.tokenizer)
+        entries = sizes.weights(reward, AutoModel)
+        if lora is not None and sizes.shards == 1 and rests_on(module.reward_source, module.frozen_sources["policy"]):
+            entries = 0  # adapters beside the policy's base
+        kept = sizes.frozen(reward, AutoModel, entries, frozen, ppo.frozen_dtype)
+        sizes.plan.add("reward_model", "weights", kept)
     if ppo.ema_decay is not None:
-        sizes.plan.add("policy", "moving average", 4 * num / sizes.shards)
+        averaged = num if lora is None else num_adapters
+        sizes.plan.add("policy", "moving average", 4 * averaged / sizes.shards)
     copied = 2 if sizes.half else 4
     if sizes.half or sizes.shards > 1 or can_prepack(sizes.device, torch.float32):
         sizes.plan.add("policy", "copy", copied * num, "rollout")
         if sizes.shards > 1:
             sizes.plan.add("ref", "copy", frozen * num, "scoring")
-    episodes = data.batch_size // module.trainer.world_size
+    episodes = min(data.batch_size // module.trainer.world_size, ppo.rollout_batch_size or data.batch_size)
     longest = max(len(item.ids) for item in data.train_items) + ppo.max_new_tokens
     sizes.plan.add("policy", "cache", cache_bytes(config, episodes, longest, copied), "rollout")
     tokens = ppo.micro_batch_tokens or (tokens_per_pass(sizes.device) if ppo.micro_batch_size is None else 1 << 40)

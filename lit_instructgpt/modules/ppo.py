@@ -23,6 +23,7 @@ from lit_instructgpt.batch import DemoBatch, PromptBatch, Rollout, tokens_per_pa
 from lit_instructgpt.compiled import compile_layers
 from lit_instructgpt.ema import WeightEMA
 from lit_instructgpt.hidden import can_pack
+from lit_instructgpt.inference import Quantized
 from lit_instructgpt.logprobs import response_logprobs, target_logprobs
 from lit_instructgpt.lora import ADAPTER, merged, save_adapter, trained
 from lit_instructgpt.models import checkpoint_activations, inference_mode, load_tokenizer, quiet_loading
@@ -88,7 +89,7 @@ class PPOModule(LightningModule):
         self.seconds: dict[str, float] = {}
         self.metrics = Metrics()
         self.samples_per_prompt = 1
-        self.frozen_in: torch.dtype | None = None
+        self.frozen_in: torch.dtype | Quantized | None = None
         self.frozen_sources: dict[str, dict[str, str]] = {}
         self.current: Iteration | None = None
         self.where: list[str] = []
@@ -361,6 +362,8 @@ class PPOModule(LightningModule):
         """Loads policy, reference, value and reward model; once."""
         if self.policy is not None:
             return
+        sources = {"policy": self.policy_source, "reward_model": self.reward_source}
+        self.frozen_sources = {name: describe(source) for name, source in sources.items() if source is not None}
         announce(self, plan_ppo)
         self.policy, self.ref, self.value_model, reward_model = load_models(self, mesh_of(self._trainer))
         if reward_model is not None:
@@ -371,8 +374,6 @@ class PPOModule(LightningModule):
         if self.ppo.torch_compile:
             compile_layers(self.policy)
             compile_layers(self.value_model.model)
-        sources = {"policy": self.policy_source, "reward_model": self.reward_source}
-        self.frozen_sources = {name: describe(source) for name, source in sources.items() if source is not None}
         if self.ppo.ema_decay is not None:
             self.ema = WeightEMA(self.policy, self.ppo.ema_decay)
 
@@ -457,5 +458,5 @@ class PPOModule(LightningModule):
                 with quiet_loading(), inference_mode(policy):
                     merged(policy).save_pretrained(path)
                 if self.ppo.lora is not None:
-                    save_adapter(policy, path / ADAPTER, self.policy_source)
+                    save_adapter(policy, path / ADAPTER, self.frozen_sources["policy"])
                 self.tokenizer.save_pretrained(path)

@@ -29,6 +29,8 @@ class PPOConfig:
         minibatch_size: episodes per optimizer step, over all devices.
         micro_batch_size: episodes per backward pass; saves memory, does not change the result.
         micro_batch_tokens: tokens per backward pass; as well, or instead.
+        rollout_batch_size: responses sampled at once on each device; None: all. Saves the memory of their keys and values; does
+            not change the result.
         packing: put several episodes into a row, without padding; changes no result. Architectures where it would are
             told from the others, with a warning.
         gradient_checkpointing: of policy and value model: keep the inputs of the layers alone for the backward pass, which
@@ -37,8 +39,10 @@ class PPOConfig:
             on a GPU faster steps; changes results by their rounding.
         lora: train adapters: policy and reference share one frozen base, value and reward model another (their own, if they
             come from one directory), and memory is that of two models, not four.
-        frozen_dtype: float32, or bfloat16 to score with reference and reward model in it where the training is in
-            float32; under bf16 autocast they are in any case.
+        frozen_dtype: of the matrices of reference and reward model. float32: they score as the training computes; bfloat16:
+            in it also where the training is in float32; int8, nf4: kept in 8 or 4 bits (bitsandbytes), a quarter or an eighth
+            of the memory, which moves scores and KL by their rounding (docs/scale.md). The last two go neither with lora nor with
+            fsdp2.
         engine: what samples: own, transformers' generate (the reference, slower) or its continuous_batching.
         sampler_tolerance: in nats; where the log-probabilities that sampling saw agree so well with the training
             forward pass on a few episodes, they serve for all, which saves a pass. 0 never takes them. None: 1e-3 in
@@ -65,11 +69,12 @@ class PPOConfig:
     minibatch_size: int = 64
     micro_batch_size: int | None = None
     micro_batch_tokens: int | None = None
+    rollout_batch_size: int | None = None
     packing: bool = True
     gradient_checkpointing: bool = False
     torch_compile: bool = False
     lora: LoRA | None = None
-    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    frozen_dtype: Literal["float32", "bfloat16", "int8", "nf4"] = "float32"
     engine: EngineName = "own"
     sampler_tolerance: float | None = None
     value_lr: float = 9e-6
@@ -99,7 +104,7 @@ class PPOConfig:
         ]
         problems += [
             f"ppo.{name} must be null or positive, got {getattr(self, name)}"
-            for name in ("micro_batch_size", "micro_batch_tokens")
+            for name in ("micro_batch_size", "micro_batch_tokens", "rollout_batch_size")
             if (getattr(self, name) or 1) < 1
         ]
         problems += [
@@ -107,5 +112,10 @@ class PPOConfig:
             for name in ("gamma", "gae_lambda")
             if not 0 <= getattr(self, name) <= 1
         ]
+        if self.lora is not None and self.frozen_dtype in ("int8", "nf4"):
+            problems.append(
+                f"ppo.frozen_dtype: {self.frozen_dtype} does not go with ppo.lora, whose frozen base is also that of the models "
+                "that are trained: set it to float32 or bfloat16"
+            )
         if problems:
             raise ValueError("; ".join(problems))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lit_instructgpt.inference import freeze_matrices, whole
+from lit_instructgpt.inference import Quantized, freeze_matrices, whole
 from lit_instructgpt.scalar_model import ScalarModel
 from lit_instructgpt.sharding import is_sharded
 
@@ -29,21 +29,26 @@ def rounding(module: PPOModule) -> float:
 
 
 def freeze_models(module: PPOModule) -> None:
-    """Brings reference and reward model into the dtype in which they score, once.
+    """Brings reference and reward model into the dtype or the bits in which they score, once.
 
     Raises:
         ValueError: they have been in another one, and have lost its digits.
     """
-    dtype = torch.bfloat16 if module.ppo.frozen_dtype == "bfloat16" else arithmetic(module)
-    if module.frozen_in not in (None, dtype):
+    asked = module.ppo.frozen_dtype
+    kept: torch.dtype | Quantized = arithmetic(module)
+    if asked == "bfloat16":
+        kept = torch.bfloat16
+    elif asked != "float32":
+        kept = asked
+    if module.frozen_in not in (None, kept):
         raise ValueError(
-            f"the frozen models are in {module.frozen_in} from an earlier run: make a new PPOModule for {dtype}"
+            f"the frozen models are in {module.frozen_in} from an earlier run: make a new PPOModule for {kept}"
         )
     if module.frozen_in is None:
         for model in [module.ref] if module.reward_fn is not None else [module.ref, module.reward_model]:
             if not is_sharded(model) and module.ppo.lora is None:  # whose base is shared
-                _freeze(model, dtype)
-    module.frozen_in = dtype
+                _freeze(model, kept)
+    module.frozen_in = kept
 
 
 def frozen(module: PPOModule, model: Any) -> Any:
@@ -56,8 +61,8 @@ def frozen(module: PPOModule, model: Any) -> Any:
     return found
 
 
-def _freeze(model: Any, dtype: torch.dtype) -> None:
-    freeze_matrices(model.model if isinstance(model, ScalarModel) else model, dtype)
+def _freeze(model: Any, kept: torch.dtype | Quantized) -> None:
+    freeze_matrices(model.model if isinstance(model, ScalarModel) else model, kept)
 
 
 def frozen_precision(module: PPOModule) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,16 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from lit_instructgpt.inference import build_policy, build_scalar_model
-from lit_instructgpt.lora import add_adapters, sharing_weights
+from lit_instructgpt.lora import (
+    ADAPTER,
+    add_adapters,
+    add_saved_adapters,
+    has_adapters,
+    rests_on,
+    share,
+    sharing_weights,
+    with_own_adapters,
+)
 from lit_instructgpt.models import load_policy
 from lit_instructgpt.scalar_model import ScalarModel
 
@@ -26,21 +36,32 @@ def load_models(module: PPOModule, mesh: DeviceMesh | None) -> tuple[Any, Any, S
 
     ref = build_policy(lambda: load_policy(module.policy_source, module.tokenizer), mesh)
     reward_source, reward = module.reward_source, None
+    one_base = mesh is None and on_one_base(module)
     if reward_source is not None:
-        reward = build_scalar_model(lambda: scalar(reward_source, need_head=True), mesh).eval().requires_grad_(False)
+        reward = build_scalar_model(lambda: scalar(reward_source, need_head=True), mesh)
+        if one_base:
+            share(reward.model.base_model, ref.base_model)
+            add_saved_adapters(reward.model, Path(reward_source, ADAPTER))
+        reward = reward.eval().requires_grad_(False)
     if module.ppo.lora is None or mesh is not None:
         policy = build_policy(lambda: with_adapters(module, load_policy(module.policy_source, module.tokenizer)), mesh)
         value = build_scalar_model(lambda: with_adapters(module, scalar(module.value_source)), mesh)
     else:
         policy = with_adapters(module, sharing_weights(ref).train())
         if reward is not None and module.value_source == reward_source:
-            value = sharing_weights(reward).train()
+            value = (with_own_adapters if one_base else sharing_weights)(reward).train()
         else:
             value = scalar(module.value_source)
             if module.value_source == module.policy_source:
                 share(value.model.base_model, ref.base_model)
         value = with_adapters(module, value)
     return policy, ref.eval().requires_grad_(False), value, reward
+
+
+def on_one_base(module: PPOModule) -> bool:
+    """Whether the reward model was trained as adapters beside the policy's own start: then all four models have its weights."""
+    source = module.reward_source
+    return module.ppo.lora is not None and source is not None and rests_on(source, module.frozen_sources["policy"])
 
 
 def with_adapters(module: PPOModule, model: Any) -> Any:
@@ -50,15 +71,7 @@ def with_adapters(module: PPOModule, model: Any) -> Any:
     if not isinstance(model, ScalarModel):
         add_adapters(model, module.ppo.lora)
         return model
-    add_adapters(model.model, module.ppo.lora)
+    if not has_adapters(model):  # those of the reward model it starts from
+        add_adapters(model.model, module.ppo.lora)
     model.model.score.weight = nn.Parameter(model.model.score.weight.detach().clone())
     return model
-
-
-def share(model: nn.Module, other: nn.Module) -> None:
-    """Gives a model the weights of another of the same kind: the tensors, not their values."""
-    theirs = dict(other.named_parameters())
-    for name, parameter in list(model.named_parameters()):
-        if name in theirs and theirs[name].shape == parameter.shape:
-            parent = model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], theirs[name])

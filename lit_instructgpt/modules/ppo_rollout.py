@@ -68,20 +68,41 @@ def sample_responses(module: PPOModule, policy: Any, prompts: PromptBatch, num_s
         num, generator = len(prompts) * world, torch.Generator(module.device).manual_seed(seed)
         shape = (num * num_samples, num_tokens)
         uniform = torch.rand(shape, generator=generator, dtype=exact(module.device), device=module.device)
-        engine = partial(engine, uniform=uniform[own_rows(num, num_samples, rank, world, module.device)])
+        uniform = uniform[own_rows(num, num_samples, rank, world, module.device)]
     else:
         generator = torch.Generator(module.device).manual_seed(seed * world + rank)
+    at_once = max((module.ppo.rollout_batch_size or len(prompts) * num_samples) // num_samples, 1)
+    parts: list[Sampled] = []
     try:
-        sampled: Sampled = engine(
-            policy, prompts.input_ids, prompts.attention_mask, num_tokens, module.tokenizer.eos_token_id,
-            module.tokenizer.pad_token_id, module.ppo.temperature, generator, num_samples,
-        )  # fmt: skip
-        return sampled
+        for first in range(0, len(prompts), at_once):
+            some = slice(first, first + at_once)
+            if module.ppo.engine == "own":
+                rows = slice(first * num_samples, (first + at_once) * num_samples)
+                engine = partial(ENGINES["own"], uniform=uniform[rows])
+            parts.append(
+                engine(
+                    policy, prompts.input_ids[some], prompts.attention_mask[some], num_tokens,
+                    module.tokenizer.eos_token_id, module.tokenizer.pad_token_id, module.ppo.temperature, generator,
+                    num_samples,
+                )
+            )  # fmt: skip
+        return one_below_the_other(parts, module.tokenizer.pad_token_id)
     except FloatingPointError as error:
         weights = shortened(not_finite(module.policy.named_parameters())) or "none"
         raise FloatingPointError(
             f"{error} (optimizer step {module.global_step}; weights that are not finite: {weights})"
         ) from error
+
+
+def one_below_the_other(parts: Sequence[Sampled], pad_token_id: int) -> Sampled:
+    """Responses that were sampled in turn, as wide as the longest."""
+    width = max(part.ids.shape[1] for part in parts)
+    logprobs = [None if part.logprobs is None else padded(part.logprobs, width, 0.0) for part in parts]
+    return Sampled(
+        torch.cat([padded(part.ids, width, pad_token_id) for part in parts]),
+        torch.cat([padded(part.mask, width, False) for part in parts]),
+        None if logprobs[0] is None else torch.cat([x for x in logprobs if x is not None]),
+    )
 
 
 def join(module: PPOModule, rollout: Rollout, num_samples: int) -> Rollout:

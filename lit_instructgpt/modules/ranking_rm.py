@@ -19,10 +19,10 @@ from lit_instructgpt.formatting import check_format
 from lit_instructgpt.functional import ranking_loss
 from lit_instructgpt.hidden import can_pack
 from lit_instructgpt.inference import build_scalar_model
-from lit_instructgpt.lora import ADAPTER, LoRA, add_adapters, merged, save_adapter, trained, without_frozen
+from lit_instructgpt.lora import ADAPTER, LoRA, add_adapters, merged, save_adapter, trained
 from lit_instructgpt.metrics import PairAccuracy, PairCalibration
 from lit_instructgpt.models import check_context, checkpoint_activations, inference_mode, load_tokenizer
-from lit_instructgpt.modules.frozen import Sources, check_same, describe
+from lit_instructgpt.modules.frozen import Sources, check_same, describe, name_frozen
 from lit_instructgpt.modules.plans import announce, plan_rm
 from lit_instructgpt.modules.steps import num_optimizer_steps
 from lit_instructgpt.optim import (
@@ -272,14 +272,12 @@ class RankingRM(LightningModule):
         if path is not None:
             ScalarModel(merged(whole.model)).save(path)
             if self.lora is not None:
-                save_adapter(whole.model, path / ADAPTER, self.source, ("score",))
+                save_adapter(whole.model, path / ADAPTER, self.frozen_sources["model"], ("score",))
             self.tokenizer.save_pretrained(path)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """With adapters: leaves the frozen weights out, and names them."""
-        if self.lora is not None:
-            without_frozen(self, checkpoint["state_dict"])
-            checkpoint["frozen"] = self.frozen_sources
+        name_frozen(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses other frozen weights."""

@@ -19,7 +19,7 @@ from lit_instructgpt.formatting import check_format
 from lit_instructgpt.generation import sample
 from lit_instructgpt.inference import arithmetic, build_policy, inference_copy
 from lit_instructgpt.logprobs import target_logprobs
-from lit_instructgpt.lora import ADAPTER, LoRA, add_adapters, merged, save_adapter, trained, without_frozen
+from lit_instructgpt.lora import ADAPTER, LoRA, add_adapters, merged, save_adapter, trained
 from lit_instructgpt.models import (
     ModelSource,
     check_context,
@@ -30,7 +30,7 @@ from lit_instructgpt.models import (
     quiet_loading,
     read_config,
 )
-from lit_instructgpt.modules.frozen import Sources, check_same, describe
+from lit_instructgpt.modules.frozen import Sources, check_same, describe, name_frozen
 from lit_instructgpt.modules.plans import announce, plan_sft
 from lit_instructgpt.modules.steps import num_optimizer_steps
 from lit_instructgpt.optim import (
@@ -300,14 +300,12 @@ class SFT(LightningModule):
             with quiet_loading(), inference_mode(policy):
                 merged(policy).save_pretrained(path)
             if self.lora is not None:
-                save_adapter(policy, path / ADAPTER, str(self.source))
+                save_adapter(policy, path / ADAPTER, self.frozen_sources["model"])
             self.tokenizer.save_pretrained(path)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """With adapters: leaves the frozen weights out, and names them."""
-        if self.lora is not None:
-            without_frozen(self, checkpoint["state_dict"])
-            checkpoint["frozen"] = self.frozen_sources
+        name_frozen(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses other frozen weights."""

@@ -799,6 +799,38 @@ def test_a_sampler_that_disagrees_is_not_believed(
             close(module.rollouts[0].logprobs[row, :num], logprobs(policy, ids, num))
 
 
+@pytest.mark.parametrize("num_samples", [1, 2])
+def test_responses_sampled_in_turn_are_those_sampled_at_once(
+    family: str,
+    tiny_dir: Dirs,
+    tiny_reward_dir: Dirs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_samples: int,
+):
+    sizes: list[int] = []
+
+    def watched(policy: Any, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(input_ids))
+        return sample(policy, input_ids, *args, **kwargs)
+
+    monkeypatch.setitem(ENGINES, "own", watched)
+    found = []
+    for size in (None, 2):
+        module = Watch(
+            tiny_dir(family), reward_model=tiny_reward_dir(family), optimizer=sgd(0.1), ppo=ppo(rollout_batch_size=size)
+        )
+        sizes.clear()
+        fit(module, prompts(tmp_path, samples_per_prompt=num_samples), tmp_path)
+        found.append(module.rollouts[0])
+        assert max(sizes) == (2 // num_samples if size else len(found[0]) // num_samples)
+    at_once, in_turn = found
+    assert len(at_once) > 2
+    assert in_turn.input_ids.equal(at_once.input_ids)
+    assert in_turn.response_mask.equal(at_once.response_mask)
+    close(in_turn.logprobs, at_once.logprobs)
+
+
 def test_frozen_models_in_bfloat16_score_almost_the_same(tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path):
     found = []
     for dtype in ("float32", "bfloat16"):

@@ -1,0 +1,220 @@
+"""What must hold on a GPU as on a CPU: sharding, bf16, 8-bit optimizers, bit-exact resume, the memory plan.
+
+``python benchmarks/gpu.py --checks`` runs all of it on the CPU, and on the GPU where there is one; rows of a device that is
+not there say "not measured".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import memory
+from benchmarks.fault_runs import ROOT, STAGES, differing_bytes, end_of, make_configs
+
+Row = dict[str, Any]
+
+CHILD = """
+import json, sys
+from benchmarks.fault_server import watch
+from lit_instructgpt.cli import main
+import torch
+watch(sys.argv[1], sys.argv[2] or None, 3, None)
+try:
+    main(sys.argv[4:])
+finally:
+    if sys.argv[3]:
+        with open(sys.argv[3], "w") as file:
+            json.dump(torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None, file)
+"""
+"""A run of the public command that can end at a save, and says what it took of the device."""
+
+ADAM = {"lr": 0.003, "eps": 1.0e-5, "weight_decay": 0.01}
+TIMES = ("time/", "throughput/")
+"""Metrics that are of the clock."""
+
+
+def run(config: str, run_dir: Path, device: str, *more: str, crash_at: str = "", peak: Path | None = None) -> str:
+    """One run of the command on a device; its output.
+
+    Raises:
+        RuntimeError: it failed, though it was not to.
+    """
+    argv = ["fit", "--config", config, "--run_dir", str(run_dir), "--ckpt_path", "last", "--trainer.accelerator"]
+    argv += ["gpu" if device == "cuda" else "cpu", "--trainer.devices", "1", *more]
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    marks = f"{run_dir}.marks"
+    result = subprocess.run(
+        [sys.executable, "-c", CHILD, marks, crash_at, str(peak or ""), *argv], cwd=ROOT, check=False, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    if result.returncode != (137 if crash_at else 0):
+        raise RuntimeError(f"{' '.join(argv)}: exit code {result.returncode}\n{result.stdout[-3000:]}")
+    return result.stdout
+
+
+def metrics(run_dir: Path) -> list[dict[str, float]]:
+    """Every line of the log, without what is of the clock."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith(TIMES)} for row in rows]
+
+
+def furthest(found: list[dict[str, float]], expected: list[dict[str, float]]) -> float:
+    """The largest difference of a metric, relative to 1 or to its size."""
+    return max(
+        abs(own[name] - other[name]) / max(abs(other[name]), 1.0)
+        for own, other in zip(found, expected, strict=True)
+        for name in own.keys() | other.keys()
+    )
+
+
+class Checks:
+    """All of them, on one device; each a row's values.
+
+    Args:
+        device: cpu or cuda.
+        folder: for runs.
+    """
+
+    def __init__(self, device: str, folder: Path) -> None:
+        self.device, self.folder = device, folder
+        shutil.rmtree(folder, ignore_errors=True)
+        self.configs = make_configs(folder, {"class_path": "torch.optim.AdamW", "init_args": ADAM}, hidden_size=128)
+
+    def fit(self, stage: str, name: str, *more: str, **kwargs: Any) -> Path:
+        """A run of a stage; its directory."""
+        run_dir = self.folder / name
+        run(self.configs[stage], run_dir, self.device, *more, **kwargs)
+        return run_dir
+
+    def plain(self, stage: str) -> Path:
+        """The stage as it is; the stages that follow start from it."""
+        return self.folder / stage if (self.folder / stage / "export").exists() else self.fit(stage, stage)
+
+    def fsdp2(self, stage: str) -> Row:
+        """On a mesh of one device, against none."""
+        found = self.fit(stage, f"fsdp2-{stage}", "--trainer.strategy", "fsdp2")
+        gap = furthest(metrics(found), metrics(self.plain(stage)))
+        return {"largest_difference": gap, "holds": gap <= 1e-5}
+
+    def bf16(self, stage: str) -> Row:
+        """Autocast: the first metrics are those of float32 but for rounding; later ones part."""
+        found = self.fit(stage, f"bf16-{stage}", "--trainer.precision", "bf16-mixed")
+        loss = {"sft": "train/loss", "rm": "train/loss", "ppo": "objective/score"}[stage]
+        first, other = (next(row[loss] for row in metrics(path) if loss in row) for path in (found, self.plain(stage)))
+        gap = abs(first - other) / max(abs(other), 1.0)
+        return {"first_difference": gap, "holds": gap <= 0.05}
+
+    def eight_bit(self, stage: str, paged: bool = False) -> Row:
+        """8-bit AdamW against AdamW: the first step's metrics agree, and the last loss is within a tenth."""
+        kind = "PagedAdamW8bit" if paged else "AdamW8bit"
+        found = self.fit(stage, f"{kind}-{stage}", "--model.init_args.optimizer", f"bitsandbytes.optim.{kind}")
+        own, other = metrics(found), metrics(self.plain(stage))
+        gap = furthest(own[:1], other[:1])
+        return {"first_difference": gap, "holds": gap <= 1e-4 and len(own) == len(other)}
+
+    def resume(self, stage: str) -> Row:
+        """Ended at its third save and resumed, with deterministic algorithms, against uninterrupted."""
+        exact = ("--trainer.deterministic", "true")
+        whole = self.fit(stage, f"whole-{stage}", *exact)
+        self.fit(stage, f"cut-{stage}", *exact, crash_at="renamed")
+        differing = differing_bytes(end_of(self.fit(stage, f"cut-{stage}", *exact)), end_of(whole))
+        return {"differing_bytes": differing, "holds": differing == 0}
+
+    def memory(self, name: str) -> Row:
+        """The plan against what the device gave out; on a CPU ``memory.py`` measures."""
+        folder = self.folder / "memory"
+        configs = memory.make_configs(folder)
+        stage, more = memory.CASES[name]
+        for before in STAGES[: STAGES.index(stage)]:
+            if not (folder / before / "export").exists():
+                run(configs[before], folder / before, self.device)
+        peak = folder / "peak.json"
+        text = run(configs[stage], folder / f"case-{abs(hash(name))}", self.device, *more, peak=peak)
+        plan = int(re.findall(r"peak ([\d,]+)\n", text)[-1].replace(",", "")) << 20
+        ratio = plan / json.loads(peak.read_text(encoding="ascii"))
+        return {"plan_to_peak": round(ratio, 3), "holds": abs(ratio - 1) <= 0.15}
+
+
+def checks() -> dict[str, tuple[Callable[[Checks], Row], bool]]:
+    """Name -> the check, and whether it needs a GPU."""
+    found: dict[str, tuple[Callable[[Checks], Row], bool]] = {}
+    for stage in STAGES:
+        found[f"FSDP2 on one device, {stage}"] = (lambda on, s=stage: on.fsdp2(s), False)
+        found[f"bf16 autocast, {stage}"] = (lambda on, s=stage: on.bf16(s), False)
+        found[f"8-bit AdamW, {stage}"] = (lambda on, s=stage: on.eight_bit(s), False)
+        found[f"paged 8-bit AdamW, {stage}"] = (lambda on, s=stage: on.eight_bit(s, paged=True), True)
+        found[f"resume, deterministic, {stage}"] = (lambda on, s=stage: on.resume(s), False)
+    for name in memory.CASES:
+        if "two processes" not in name:
+            found[f"plan against peak: {name}"] = (lambda on, n=name: on.memory(n), True)
+    return found
+
+
+def measure(devices: list[str], folder: Path, only: str = "") -> list[Row]:
+    """All checks whose name begins so, on the devices that are there; a check that breaks is a row too."""
+    rows: list[Row] = []
+    places = {device: Checks(device, folder / device) for device in devices}
+    for place in places.values():
+        for stage in STAGES:
+            place.plain(stage)
+    for name, (check, needs_gpu) in checks().items():
+        if not name.startswith(only):
+            continue
+        row: Row = {"check": name}
+        for device in ("cpu", "cuda"):
+            if device not in places or (needs_gpu and device == "cpu"):
+                row[device] = "not measured"
+                continue
+            begin = time.perf_counter()
+            try:
+                row[device] = check(places[device])
+            except (RuntimeError, OSError, ValueError) as error:
+                row[device] = {"holds": False, "error": str(error)[-1500:]}
+            row[device]["seconds"] = round(time.perf_counter() - begin, 1)
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return rows
+
+
+def report(devices: list[str], folder: Path, only: str = "") -> Row:
+    """The rows, and where they are from."""
+    return {
+        "command": "python benchmarks/gpu.py --checks",
+        "device": torch.cuda.get_device_name() if "cuda" in devices else "no GPU",
+        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "rows": measure(devices, folder.resolve(), only),
+    }
+
+
+def table(found: Row) -> str:
+    """For docs/scale.md."""
+    lines = ["| check | CPU | GPU |", "|---|---|---|"]
+    for row in found["rows"]:
+        cells = []
+        for device in ("cpu", "cuda"):
+            value = row[device]
+            if isinstance(value, str):
+                cells.append(value)
+                continue
+            figures = [f"{name.replace('_', ' ')} {figure:.2g}" for name, figure in value.items() if _figure(name)]
+            cells.append(", ".join([*figures, "holds" if value["holds"] else "**does not hold**"]))
+        lines.append(f"| {' | '.join([row['check'], *cells])} |")
+    return "\n".join([*lines, "", f"`{found['command']}`; {found['device']}, torch {found['versions']['torch']}."])
+
+
+def _figure(name: str) -> bool:
+    return name not in ("holds", "seconds", "error")
