@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_instructgpt.modules import SFT, PPOModule, RankingRM
+from lit_instructgpt.modules import SFT, PPOModule, RankingRM, plans
 from lit_instructgpt.scalar_model import ScalarModel
 
 NAN = float("nan")
@@ -92,10 +92,16 @@ def trouble(step: int, line: str, rank: int, kind: str) -> None:
         stage.manual_backward = troubled  # type: ignore[method-assign]
 
 
+def unplanned() -> None:
+    """The memory plan refuses nothing."""
+    plans.check_fits = lambda *_: None
+
+
 INJECTIONS: dict[str, Callable[..., None]] = {
     "reward": reward,
     "loss": loss,
     "gradient": gradient,
     "weight": weight,
     "trouble": trouble,
+    "unplanned": unplanned,
 }

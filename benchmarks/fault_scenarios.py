@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import yaml
 
+from benchmarks import memory
 from benchmarks.fault_runs import (
     INT,
     KILL,
@@ -319,6 +320,33 @@ def not_finite(bench: Bench, stage: str, place: str) -> Outcome:
     return found
 
 
+# ------------------------------------------------------------------ R8: too little memory
+
+
+def short_of_memory(bench: Bench, megabytes: int, planned: bool) -> Outcome:
+    """A model that needs more than the process may take: refused by its plan, or, without one, ended with advice."""
+    run_dir, found = bench.folder / f"short-{megabytes}-{planned}", Outcome()
+    shutil.rmtree(run_dir, ignore_errors=True)
+    config = memory.make_configs(bench.folder / "large")["sft"]
+    request: dict[str, Any] = {} if planned else {"inject": "unplanned"}
+    run = start(bench.server, config, run_dir, address_space=megabytes << 20, **request)
+    says = (
+        ("this run would take", "MB are available", "less memory is taken by")
+        if planned
+        else ("out of memory", "Less is")
+    )
+    problem = None
+    if run.wait() != 2:
+        problem = f"exit code {run.code}: {run.text()[-900:]}"
+    elif "Traceback" in run.text() or any(words not in run.text() for words in says):
+        problem = f"the message is {run.text()[-900:]}"
+    found.add(
+        problem and f"{megabytes} MB: {problem}", landed="refused by the plan" if planned else "ended with advice"
+    )
+    shutil.rmtree(run_dir)
+    return found
+
+
 # ------------------------------------------------------------------ R9: one process of two
 
 
@@ -380,14 +408,14 @@ def one_process_lost(bench: Bench, kind: str, seed: int) -> Outcome:
 # ------------------------------------------------------------------ R14: two runs, one directory
 
 
-def raced(bench: Bench, other: Bench, stage: str, seed: int) -> Outcome:
+def raced(bench: Bench, stage: str, seed: int) -> Outcome:
     """Two processes start in one directory: one trains, the other is refused."""
     draw, found = random.Random(seed), Outcome()
     run_dir = bench.folder / f"race-{stage}-{seed}"
     shutil.rmtree(run_dir, ignore_errors=True)
     first = start(bench.server, bench.configs[stage], run_dir)
     time.sleep(draw.uniform(0, 0.5))
-    second = start(other.server, bench.configs[stage], run_dir)
+    second = start(bench.server, bench.configs[stage], run_dir)
     codes = sorted([first.wait(), second.wait()])
     loser = first if first.code else second
     problem = None
@@ -466,9 +494,14 @@ def trials_of(scenario: str, scale: float) -> list[Trial]:
             for place in SAYS
             if stage == "ppo" or place != "reward"
         ]
+    if scenario == "R8":
+        limits = [200, 260, 320, 380, 440] if scale >= 1 else [320]
+        return [lambda b, m=m, p=planned: short_of_memory(b, m, p) for m in limits for planned in (True, False)]  # type: ignore[misc]
     if scenario == "R9":
         kinds = ("killed", "raises", "sleeps")
         return [lambda b, k=kind, s=seed: one_process_lost(b, k, s) for kind in kinds for seed in range(num(20))]  # type: ignore[misc]
+    if scenario == "R14":
+        return [lambda b, s=seed: raced(b, "ppo", s) for seed in range(num(50))]  # type: ignore[misc]
     raise ValueError(f"no scenario {scenario}")
 
 
@@ -479,6 +512,7 @@ TITLES = {
     "R4": "disk full at a byte of the save",
     "R5": "newest checkpoint truncated, flipped, deleted or emptied",
     "R7": "a reward, loss, gradient or weight that is no number",
+    "R8": "less memory than the run needs (address-space limit), with the plan and without",
     "R9": "one process of two killed, failing or hanging (FSDP2)",
     "R12": "hostile configs, models, checkpoints and data, which must not run code (tests/test_hostile.py)",
     "R14": "two runs in one directory",

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,6 +82,10 @@ def child(request: dict[str, Any]) -> None:
         os.environ |= request.get("env", {})
         torch.set_num_threads(1)
         watch(request["marks"], request.get("crash_at"), request.get("occurrence", 1), request.get("file_size"))
+        if "address_space" in request:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            limit = pages * resource.getpagesize() + request["address_space"]
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         if "inject" in request:
             INJECTIONS[request["inject"]](**request.get("settings", {}))
         main(request["argv"])

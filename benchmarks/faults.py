@@ -27,7 +27,7 @@ if __package__ in (None, ""):
 import torch
 
 from benchmarks.fault_runs import ROOT, STAGES, Server, end_of, finish, finish_pair, make_configs
-from benchmarks.fault_scenarios import SCENARIOS, Bench, Outcome, hostile, raced, trials_of
+from benchmarks.fault_scenarios import SCENARIOS, Bench, Outcome, hostile, trials_of
 
 EIGHT_BIT = {"class_path": "bitsandbytes.optim.AdamW8bit", "init_args": {"lr": 0.003, "eps": 1.0e-5}}
 
@@ -66,12 +66,9 @@ def run(only: Sequence[str], scale: float, folder: Path, servers: int = 2) -> di
             outcome = Outcome()
             if scenario == "R12":
                 outcome = hostile(ROOT)
-            elif scenario == "R14":
-                for seed in range(max(round(50 * scale), 1)):
-                    outcome.merge(raced(benches[0], benches[-1], "ppo", seed))
             else:
                 trials = trials_of(scenario, scale)
-                num = 1 if scenario in ("R5", "R9") else servers  # warnings of this process; two processes each
+                num = 1 if scenario in ("R5", "R9", "R14") else servers  # warnings of this process; two processes each
                 with ThreadPoolExecutor(num) as threads:
                     jobs = [
                         threads.submit(lambda b, part: [trial(b) for trial in part], benches[i], trials[i::num])

@@ -47,6 +47,16 @@ USER_ERRORS = (ValueError, OSError, FloatingPointError, TypeError, NotImplemente
 """What a wrong input or set-up raises; shown as one message unless ``--traceback`` is given."""
 
 
+NO_MEMORY = ("OutOfMemoryError", "can't allocate memory", "bad_alloc", "Unable to allocate", "out of memory")
+"""Of what torch, C++, numpy and CUDA say when there is none left."""
+
+LESS_MEMORY = (
+    "The memory plan above says what takes how much. Less is taken by --config configs/optim/adamw8bit.yaml, by "
+    "gradient_checkpointing: true, by a smaller micro_batch_tokens (in PPO rollout_batch_size too), by lora: {rank: 16}, and by "
+    "--config configs/hardware/fsdp.yaml on several devices (docs/scale.md). A run that has saved goes on with --ckpt_path last"
+)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Runs one verb; exits with 2 and one readable message if the inputs are wrong."""
     argv = list(sys.argv[1:] if args is None else args)
@@ -75,10 +85,12 @@ def main(args: Sequence[str] | None = None) -> None:
         verbs[verb](argv)
     except ConfigError as error:
         fail(str(error))
-    except USER_ERRORS as error:
-        if traceback:
+    except (*USER_ERRORS, RuntimeError) as error:
+        lacking = any(words in f"{type(error).__name__}: {error}" for words in NO_MEMORY)
+        if traceback or not (lacking or isinstance(error, USER_ERRORS)):
             raise
-        fail(readable(f"{error}") or type(error).__name__)
+        message = readable(f"{error}") or type(error).__name__
+        fail(f"out of memory: {message.splitlines()[0]}\n{LESS_MEMORY}" if lacking else message)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

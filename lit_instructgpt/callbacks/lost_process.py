@@ -32,18 +32,18 @@ class LostProcess(Callback):
     """
 
     def __init__(self) -> None:
-        self.processes: list[tuple[str, int]] = []
+        self.processes: list[tuple[str, int, str]] = []
         self.folder = Path()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Learns machine and number of every process."""
+        """Learns machine, number and start of every process."""
         if trainer.world_size == 1:
             return
         self.folder = Path(trainer.log_dir or trainer.default_root_dir, "failed")
         if trainer.is_global_zero:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-        self.processes = of_every_process((socket.gethostname(), os.getpid()))
+        self.processes = of_every_process((socket.gethostname(), os.getpid(), _started(os.getpid())))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A run that has ended well leaves nothing."""
@@ -70,14 +70,22 @@ class LostProcess(Callback):
         print("; ".join(f"process {r} {text}" for r, text in sorted(causes.items())), file=sys.stderr, flush=True)
 
     def _ended(self, rank: int) -> str:
-        host, pid = self.processes[rank]
+        host, pid, started = self.processes[rank]
         if host != socket.gethostname():
             return f"(on {host}) gave no sign: it was killed, or hangs"
-        if not _alive(pid):
+        if not _alive(pid) or _started(pid) != started:  # the number may be another process's by now
             return f"(pid {pid}) was killed"
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         return f"(pid {pid}) hung, and has been ended"
+
+
+def _started(pid: int) -> str:
+    """When a process began, in the system's own ticks; nothing where the system does not say."""
+    stat = Path(f"/proc/{pid}/stat")
+    with contextlib.suppress(OSError):
+        return stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
+    return ""
 
 
 def _alive(pid: int) -> bool:
