@@ -244,6 +244,10 @@ def start_pair(
     ]  # fmt: skip
 
 
+restarts: list[str] = []
+"""Configs of the pairs that were started again after a crash."""
+
+
 def finish_pair(server: Server, config: str, run_dir: Path, *more: str, **request: Any) -> list[Run]:
     """Two processes, until their end.
 
@@ -263,6 +267,7 @@ def finish_pair(server: Server, config: str, run_dir: Path, *more: str, **reques
         if not again or CRASH not in codes:
             raise RuntimeError(said)
         print(f"started again after a crash: {said}", file=sys.stderr)
+        restarts.append(config)
     raise AssertionError
 
 

@@ -187,7 +187,7 @@ def crashed(bench: Bench, stage: str, moment: str, occurrence: int = 2) -> Outco
     at_hand = newest(folder)
     expected = occurrence if MOMENTS.index(moment) >= MOMENTS.index("renamed") else occurrence - 1
     problem, differing = resumed(bench, stage, run_dir)
-    if problem is None and (at_hand.skipped or whole < min(expected, 1)):
+    if problem is None and (at_hand.skipped or whole != expected):
         problem = f"{whole} checkpoints, skipped {at_hand.skipped}"
     found.add(problem and f"{stage} {moment}: {problem}", differing, moment)
     shutil.rmtree(run_dir)

@@ -26,7 +26,7 @@ if __package__ in (None, ""):
 
 import torch
 
-from benchmarks.fault_runs import ROOT, STAGES, Server, end_of, finish, finish_pair, make_configs
+from benchmarks.fault_runs import ROOT, STAGES, Server, end_of, finish, finish_pair, make_configs, restarts
 from benchmarks.fault_scenarios import SCENARIOS, Bench, Outcome, hostile, trials_of
 
 EIGHT_BIT = {"class_path": "bitsandbytes.optim.AdamW8bit", "init_args": {"lr": 0.003, "eps": 1.0e-5}}
@@ -62,7 +62,7 @@ def run(only: Sequence[str], scale: float, folder: Path, servers: int = 2) -> di
         bench = prepare(pool[0], folder)
         benches = [Bench(server, folder, bench.configs, bench.expected, bench.seconds) for server in pool]
         for scenario in only:
-            begun = time.monotonic()
+            begun, before = time.monotonic(), len(restarts)
             outcome = Outcome()
             if scenario == "R12":
                 outcome = hostile(ROOT)
@@ -79,6 +79,7 @@ def run(only: Sequence[str], scale: float, folder: Path, servers: int = 2) -> di
             found[scenario] = {
                 "trials": outcome.trials, "failures": outcome.failures, "differing_bytes": outcome.differing_bytes,
                 "landed": dict(sorted(outcome.landed.items())), "problems": outcome.problems[:5],
+                "restarted_pairs": len(restarts) - before,
                 "seeds": "0 and up, named in each trial", "seconds": round(time.monotonic() - begun, 1),
             }  # fmt: skip
             print(scenario, json.dumps(found[scenario]), flush=True)

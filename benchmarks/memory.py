@@ -41,6 +41,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "reward model, K = 4, bf16 autocast": ("rm", ["--trainer.precision", "bf16-mixed"]),
     "PPO-ptx": ("ppo", []),
     "PPO-ptx, bf16 autocast": ("ppo", ["--trainer.precision", "bf16-mixed"]),
+    "PPO-ptx, two processes (FSDP2)": ("ppo", []),
     "PPO-ptx, gradient checkpointing": ("ppo", ["--model.init_args.ppo.gradient_checkpointing", "true"]),
 }
 """Name -> stage and settings."""

@@ -150,6 +150,11 @@ def run_lightning(argv: list[str]) -> Any:
     try:
         return InstructCLI(argv)
     except Stopped as stopped:
+        child = os.environ.get("LOCAL_RANK", "0") != "0" and not {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & set(
+            os.environ
+        )
+        if child:  # Lightning, who launched it, kills a first process whose child has failed
+            raise SystemExit(0) from None
         fail(str(stopped), STOPPED + stopped.signum)
     except NoValidCheckpoint as error:
         fail(str(error), NO_CHECKPOINT)

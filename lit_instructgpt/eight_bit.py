@@ -65,12 +65,18 @@ def make_eight_bit(make: Callable[[Any], Optimizer], parameters: Any, models: It
             own.append(pairs[-1][0])
         own_groups.append({**group, "params": own})
     optimizer: Any = make(own_groups)
+    if getattr(optimizer, "is_paged", False) and any(own is not p for own, p in pairs):
+        raise NotImplementedError(
+            f"{type(optimizer).__name__} does not go with fsdp2, whose pieces are small: take bitsandbytes.optim.AdamW8bit"
+        )
     exact = {id(own) for own, p in pairs if id(p) in kept}
     get_config = optimizer.get_config
 
     def with_exceptions(group_number: int, number: int, group: dict[str, Any]) -> Any:
-        config = get_config(group_number, number, group)
-        return {**config, "optim_bits": 32} if id(group["params"][number]) in exact else config
+        config, own = get_config(group_number, number, group), group["params"][number]
+        whole = optimizer.sharded.get(id(own))
+        small = whole is not None and smallest_piece(whole) < config["min_8bit_size"]  # so on every process, or on none
+        return {**config, "optim_bits": 32} if id(own) in exact or small else config
 
     optimizer.get_config = with_exceptions
     optimizer.sharded = {id(own): p for own, p in pairs if own is not p}
@@ -87,6 +93,25 @@ def make_eight_bit(make: Callable[[Any], Optimizer], parameters: Any, models: It
         optimizer.register_step_pre_hook(take_gradients)
         optimizer.register_step_post_hook(forget_gradients)
     return optimizer
+
+
+def smallest_piece(x: DTensor) -> int:
+    """Entries of the smallest piece of a sharded tensor that has any."""
+    num_rows, num_devices = x.shape[0], x.device_mesh.size()
+    height = -(-num_rows // num_devices)
+    last = num_rows - height * (-(-num_rows // height) - 1)
+    return last * (x.numel() // num_rows)
+
+
+def repage(optimizer: Any) -> None:
+    """Puts state that was read from a checkpoint back into pages that the CPU can take: loading makes plain tensors of it."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            entry = optimizer.state.get(p, {})
+            for name in ("state1", "state2"):
+                if name in entry:
+                    page = optimizer.get_state_buffer(p, dtype=entry[name].dtype)
+                    entry[name] = page.copy_(entry[name])
 
 
 def eight_bit_state(optimizer: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from lit_instructgpt.callbacks import (
     WriteSamples,
 )
 from lit_instructgpt.callbacks.run_directory import occupied
-from lit_instructgpt.callbacks.save_checkpoints import LOGS, set_aside
 from lit_instructgpt.checkpoints.directory import checkpoints
 from lit_instructgpt.checkpoints.plugin import CheckpointDirectories
 from lit_instructgpt.datamodules import ComparisonDataModule, DemoDataModule, PromptDataModule  # noqa: F401
@@ -152,14 +150,10 @@ class InstructCLI(LightningCLI):
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         savers = [callback for callback in callbacks if isinstance(callback, SaveCheckpoints)]
         folder = Path(config.run_dir, "checkpoints")
-        if savers and savers[0].dirpath is not None:
-            folder = Path(savers[0].dirpath)
         if checkpoints(folder):
             self.config_init[self.subcommand]["ckpt_path"] = str(folder)
         elif self.subcommand == "fit" and savers and not list(Path(config.run_dir).glob("export*")):
-            for log in (Path(config.run_dir, name) for name in LOGS):
-                if log.exists() and "LOCAL_RANK" not in os.environ:  # the first process does it
-                    set_aside(log)
+            savers[0].from_the_beginning = True
             rank_zero_warn(f"{folder} holds no checkpoint yet: the run starts from the beginning")
             self.config_init[self.subcommand]["ckpt_path"] = None
         elif not list(folder.glob("last*.ckpt")):

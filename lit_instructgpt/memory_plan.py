@@ -26,6 +26,12 @@ from lit_instructgpt.logprobs import POSITIONS_PER_CHUNK
 SLACK = 1.05
 """Of the allocator: blocks that do not fit one another."""
 
+LOADING = "loading"
+"""The phase before training: the first process of a sharded run holds a whole model, one at a time."""
+
+LATER = ("optimizer", "moving average")
+"""What is not there yet while models are loaded."""
+
 LIBRARIES = 150 << 20
 """Bytes that libraries take when they are first used: oneDNN's kernels, threads."""
 
@@ -69,7 +75,11 @@ class Plan:
 
     def of_phase(self, phase: str) -> int:
         """Bytes at work in a phase."""
-        return sum(part.num_bytes for part in self.parts if part.phase in ("always", phase))
+        return sum(
+            part.num_bytes
+            for part in self.parts
+            if part.phase in ("always", phase) and not (phase == LOADING and part.what in LATER)
+        )
 
     def peak(self) -> int:
         """Bytes at the most."""

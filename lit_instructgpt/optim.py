@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lit_instructgpt.eight_bit import is_eight_bit, load_any_state, make_eight_bit
+from lit_instructgpt.eight_bit import is_eight_bit, load_any_state, make_eight_bit, repage
 from lit_instructgpt.ranks import of_every_process, sum_over_ranks
 from lit_instructgpt.sharding import full, local
 
@@ -57,7 +57,13 @@ def build_optimizer(make: Callable[[Any], Optimizer], parameters: Any, *models: 
         optimizer = make_eight_bit(make, parameters, models)
     if is_eight_bit(optimizer) or isinstance(optimizer, torch.optim.AdamW):
         load = optimizer.load_state_dict
-        optimizer.load_state_dict = lambda state: load(load_any_state(optimizer, state))
+
+        def load_any(state: dict[str, Any]) -> None:
+            load(load_any_state(optimizer, state))
+            if getattr(optimizer, "is_paged", False):
+                repage(optimizer)
+
+        optimizer.load_state_dict = load_any
     return optimizer
 
 
@@ -91,9 +97,14 @@ def check_trainer(trainer: Trainer, where: str) -> None:
         raise ValueError(f"{where}: " + "; ".join(problems))
 
 
+def not_finite_here(tensors: Iterable[tuple[str, Tensor | None]]) -> list[str]:
+    """Names of the tensors that hold an infinity or NaN in what this process has of them."""
+    return [name for name, x in tensors if x is not None and not bool(torch.isfinite(local(x)).all())]
+
+
 def not_finite(tensors: Iterable[tuple[str, Tensor | None]]) -> list[str]:
-    """Names of the tensors that hold an infinity or NaN, on any process."""
-    found = [name for name, x in tensors if x is not None and not bool(torch.isfinite(local(x)).all())]
+    """The same on any process; all of them must ask."""
+    found = not_finite_here(tensors)
     return list(dict.fromkeys(name for part in of_every_process(found) for name in part))
 
 

@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 def sum_over_ranks(module: LightningModule, x: Tensor) -> Tensor:
-    """Sum of a tensor over all processes, elementwise; the tensor itself on one."""
+    """Sum of a tensor over all processes, elementwise, where it is; the tensor itself on one."""
     if module.trainer.world_size == 1:
         return x
-    x = x.detach().clone()
-    torch.distributed.all_reduce(x)
-    return x
+    sent = x.detach().to(module.device, copy=True)  # NCCL sends what is on its device alone
+    torch.distributed.all_reduce(sent)
+    return sent.to(x.device)
 
 
 def in_step(module: LightningModule, passes: Iterable[T]) -> Iterator[tuple[T, bool]]:

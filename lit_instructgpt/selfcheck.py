@@ -182,7 +182,7 @@ def _models(module: PPOModule) -> list[str]:
 @torch.no_grad()
 def _reward_model_reload(module: PPOModule) -> list[str]:
     probe = read_sidecar(module.reward_source).get("probe") if module.reward_source else None
-    if probe is None:
+    if probe is None or module.frozen_in is not None:  # its matrices are rounded by now
         return []
     ids = torch.tensor([probe["input_ids"]], device=module.device)
     score = module.reward_model.score(ids, torch.ones_like(ids, dtype=torch.bool)).item()

@@ -78,7 +78,7 @@ def outline(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def gathered(model: Any, keep: bool = True) -> Any:
+def gathered(model: Any, keep: bool = True, device: str | None = None) -> Any:
     """A sharded model as a whole one on this process, for passes without gradients; any other model as it is.
 
     Every process must call it. Weights are put together one at a time.
@@ -86,6 +86,7 @@ def gathered(model: Any, keep: bool = True) -> Any:
     Args:
         model: sharded or not.
         keep: False: this process helps the others, and has None.
+        device: of the whole model, that of the pieces by default; ``cpu`` where a device may not hold it.
     """
     if not is_sharded(model):
         return model
@@ -98,7 +99,7 @@ def gathered(model: Any, keep: bool = True) -> Any:
     for name, parameter in model.named_parameters():
         whole = full(parameter.detach())
         if keep:
-            new = nn.Parameter(whole, requires_grad=False)
+            new = nn.Parameter(whole if device is None else whole.to(device), requires_grad=False)
             for module, attribute in places[id(shapes[name])]:
                 setattr(module, attribute, new)
     return plain.eval() if keep else None

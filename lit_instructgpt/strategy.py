@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch.distributed.device_mesh import DeviceMesh
@@ -17,6 +18,7 @@ from torch.optim import Optimizer
 from lit_instructgpt.checkpoints.plugin import verified, write_checkpoint
 from lit_instructgpt.checkpoints.state import read_state
 from lit_instructgpt.eight_bit import eight_bit_state, is_eight_bit, like_parameter
+from lit_instructgpt.ranks import of_every_process
 from lit_instructgpt.sharding import fill
 
 BY_ROWS = ("state_dict", "optimizer_states", "ema")
@@ -35,6 +37,20 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def __init__(self, timeout_minutes: float = 30.0) -> None:
         super().__init__(timeout=timedelta(minutes=timeout_minutes))
+
+    def setup(self, trainer: Trainer) -> None:
+        """Refuses callbacks whose files could not be read again.
+
+        Raises:
+            ValueError: naming them.
+        """
+        others = [type(c).__name__ for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        if others:
+            raise ValueError(
+                f"trainer.callbacks: {', '.join(others)} does not go with strategy fsdp2: take it out; SaveCheckpoints saves "
+                "what is in pieces, and resumes at any number of devices"
+            )
+        super().setup(trainer)
 
     def setup_environment(self) -> None:
         """All processes share the data, and none a layer."""
@@ -93,7 +109,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Every process writes its rows."""
         path = Path(self.broadcast(str(filepath)))
-        write_checkpoint(checkpoint, path, self.global_rank, self._agree)
+        write_checkpoint(checkpoint, path, self.global_rank, self._agree, self._sum)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Finds and verifies the checkpoint on the first process; nothing large is read yet.
@@ -111,6 +127,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         if isinstance(found, Exception):
             raise found
         return read_state(found, by_rows=BY_ROWS)
+
+    def _sum(self, num: int) -> int:
+        return sum(of_every_process(num))
 
     def _agree(self, problem: str | None) -> str | None:
         problems: list[Any] = [None] * self.world_size

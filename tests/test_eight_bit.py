@@ -1,9 +1,11 @@
 """AdamW with 8-bit state: what stays in 32 bits, and the way from and to AdamW's."""
 
 import copy
+import math
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_instructgpt.checkpoints.state import read_state, split, write_state
-from lit_instructgpt.eight_bit import BLOCK, ROUNDING, is_eight_bit, kept_in_32_bits
+from lit_instructgpt.eight_bit import BLOCK, ROUNDING, is_eight_bit, kept_in_32_bits, make_eight_bit, smallest_piece
 from lit_instructgpt.optim import build_optimizer
 
 bnb = pytest.importorskip("bitsandbytes")
@@ -157,3 +159,42 @@ def test_adamws_own_state_is_loaded_as_ever():
     for number in before:
         for name in before[number]:
             assert torch.equal(before[number][name], after[number][name])
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_devices", "expected"),
+    [
+        ((3, 2048), 2, 2048),  # 2 and 1 rows
+        ((16, 768), 3, 4 * 768),  # 6, 6 and 4
+        ((16, 2048), 6, 1 * 2048),  # 3, 3, 3, 3, 3 and 1
+        ((4, 10), 8, 10),  # 1 each, and four devices without any
+        ((6,), 3, 2),
+    ],
+)
+def test_the_smallest_piece_by_hand(shape: tuple[int, ...], num_devices: int, expected: int):
+    whole = SimpleNamespace(shape=torch.Size(shape), numel=lambda: math.prod(shape))
+    whole.device_mesh = SimpleNamespace(size=lambda: num_devices)
+    assert smallest_piece(whole) == expected  # type: ignore[arg-type]
+
+
+def test_a_weight_has_8_bits_on_every_process_or_on_none(monkeypatch: pytest.MonkeyPatch):
+    """Two processes with two rows and one of 2,048 entries: bitsandbytes alone would take 8 bits on the first (4,096 entries)."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    for rank in (0, 1):
+        torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=2)
+        try:
+            mesh = init_device_mesh("cpu", (2,))
+            whole = nn.Parameter(distribute_tensor(torch.randn(3, 2048), mesh, [Shard(0)], src_data_rank=None))
+            large = nn.Parameter(distribute_tensor(torch.randn(8, 2048), mesh, [Shard(0)], src_data_rank=None))
+            optimizer = make_eight_bit(EIGHT, [whole, large], [])
+            kinds = []
+            for i, p in enumerate(optimizer.param_groups[0]["params"]):
+                p.grad = torch.ones_like(p)
+                optimizer.init_state(optimizer.param_groups[0], p, 0, i)
+                kinds.append(optimizer.state[p]["state1"].dtype)
+            assert kinds == [torch.float32, torch.uint8]
+        finally:
+            torch.distributed.destroy_process_group()

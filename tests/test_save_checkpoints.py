@@ -255,6 +255,26 @@ def test_the_metric_log_has_no_clocks(tiny_dir: Any, tmp_path: Path):
     assert not [name for name in names if name.startswith(("time/", "throughput/"))]
 
 
+def test_lines_of_a_log_that_began_after_the_save_do_not_come_twice(tiny_dir: Any, tmp_path: Path):
+    settings: Any = {"logger": MetricLog(str(tmp_path)), "log_every_n_steps": 50, "max_epochs": 3}
+    fit(sft(tiny_dir), demos(tmp_path, batch_size=3), tmp_path, SaveCheckpoints(), max_steps=2, **settings)
+    log = tmp_path / "metrics.jsonl"
+    assert not log.exists()
+    assert read_state(newest(tmp_path / "checkpoints").path)["between_batches"]["logs"]["metrics.jsonl"] == 0
+    log.write_text('{"step": 3, "of": "a run that was killed"}\n')
+    folder = tmp_path / "checkpoints"
+    fit(sft(tiny_dir), demos(tmp_path, batch_size=3), tmp_path, SaveCheckpoints(), ckpt_path=folder, **settings)
+    assert "killed" not in log.read_text()
+
+
+def test_room_is_asked_for_what_all_processes_write(tiny_dir: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plugin.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 3 << 20}))
+    state = {"state_dict": {"weight": torch.zeros(1 << 18)}}  # 1 MiB, and one to spare
+    plugin.write_checkpoint(state, tmp_path / "step-00000001")
+    with pytest.raises(OSError, match=r"5,242,880 bytes are needed, 3,145,728 are free"):
+        plugin.write_checkpoint(state, tmp_path / "step-00000002", add=lambda num: 4 * num)
+
+
 def test_lightnings_own_checkpoints_still_resume(tiny_dir: Any, tmp_path: Path):
     saver = ModelCheckpoint(tmp_path / "own", filename="{step}", every_n_train_steps=1, save_top_k=-1)
     fit(sft(tiny_dir), demos(tmp_path, batch_size=3), tmp_path, saver, max_epochs=1)

@@ -19,6 +19,9 @@ from lit_instructgpt.ranks import of_every_process
 PATIENCE = 4.0
 """Seconds in which every process that has lost another one can say so."""
 
+FROM_COLLECTIVES = ("RuntimeError", "DistBackendError", "DistNetworkError", "DistStoreError")
+"""Types of the errors that torch.distributed raises; a reward's server that is down raises others."""
+
 LOST = ("Connection", "Broken pipe", "imed out", "Socket", "closed by peer", "reset by peer", "NCCL", "gloo")
 """Of errors that only say that another process is gone or late."""
 
@@ -98,4 +101,4 @@ def _alive(pid: int) -> bool:
 
 
 def _lost(text: str) -> bool:
-    return any(word in text for word in LOST)
+    return text.startswith(FROM_COLLECTIVES) and any(word in text for word in LOST)

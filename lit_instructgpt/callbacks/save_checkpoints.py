@@ -35,14 +35,14 @@ class SaveCheckpoints(Checkpoint):
     Args:
         every_n_batches: save that often too: optimizer steps of SFT and RankingRM, iterations of PPO.
         keep: newest checkpoints that are kept.
-        dirpath: in place of ``checkpoints`` in the run directory.
     """
 
-    def __init__(self, every_n_batches: int | None = None, keep: int = 2, dirpath: str | None = None) -> None:
+    def __init__(self, every_n_batches: int | None = None, keep: int = 2) -> None:
         super().__init__()
         if keep < 1 or (every_n_batches is not None and every_n_batches < 1):
             raise ValueError("SaveCheckpoints: keep and every_n_batches must be at least 1")
-        self.every_n_batches, self.keep, self.dirpath = every_n_batches, keep, dirpath
+        self.every_n_batches, self.keep = every_n_batches, keep
+        self.from_the_beginning = False
         self.due = self.saving = False
         self.loaded: dict[str, Any] | None = None
         self.received: int | None = None
@@ -50,7 +50,7 @@ class SaveCheckpoints(Checkpoint):
 
     def folder(self, trainer: Trainer) -> Path:
         """Where the checkpoints are."""
-        return Path(self.dirpath or Path(trainer.log_dir or trainer.default_root_dir, "checkpoints"))
+        return Path(trainer.log_dir or trainer.default_root_dir, "checkpoints")
 
     # ------------------------------------------------------------------ when
 
@@ -74,6 +74,10 @@ class SaveCheckpoints(Checkpoint):
             return
         if self.loaded is not None:
             _cut_logs(folder.parent, self.loaded["logs"])
+        if self.from_the_beginning:  # a run that was to resume, and had saved nothing
+            for log in (folder.parent / name for name in LOGS):
+                if log.exists():
+                    set_aside(log)
         later = [path for path in checkpoints(folder) if (step_of(path) or 0) > trainer.global_step]
         if later:
             renamed = ", ".join(f"{path.name} is now {set_aside(path)}" for path in later)
@@ -166,7 +170,7 @@ class SaveCheckpoints(Checkpoint):
                 for k, v in sorted(trainer.callback_metrics.items())
                 if v.numel() == 1 and not k.startswith(CLOCKS)
             },
-            "logs": {log: (run / log).stat().st_size for log in LOGS if (run / log).exists()},
+            "logs": {log: (run / log).stat().st_size if (run / log).exists() else 0 for log in LOGS},
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

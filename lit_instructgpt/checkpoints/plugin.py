@@ -61,8 +61,17 @@ def alone(problem: str | None) -> str | None:
     return problem
 
 
+def its_own(num: int) -> int:
+    """What processes take together where there is one."""
+    return num
+
+
 def write_checkpoint(
-    checkpoint: dict[str, Any], path: Path, rank: int = 0, agree: Callable[[str | None], str | None] = alone
+    checkpoint: dict[str, Any],
+    path: Path,
+    rank: int = 0,
+    agree: Callable[[str | None], str | None] = alone,
+    add: Callable[[int], int] = its_own,
 ) -> None:
     """Writes a directory, whole or not at all; every process its rows of what is sharded.
 
@@ -71,12 +80,13 @@ def write_checkpoint(
         path: of the directory.
         rank: of this process.
         agree: waits for all processes, and returns the problem that any of them has.
+        add: sums over all processes.
 
     Raises:
         OSError: no room, or the disk failed, on any process; nothing is left behind.
     """
     rest, tensors = split(checkpoint)
-    num = num_bytes(tensors)
+    num = add(num_bytes(tensors))
     partial = path.with_name(path.name + PARTIAL)
 
     def begun() -> None:

@@ -19,6 +19,7 @@ from lit_instructgpt.inference import BITS, can_prepack
 from lit_instructgpt.lora import LoRA, linear_names, rests_on
 from lit_instructgpt.memory_plan import (
     LIBRARIES,
+    LOADING,
     Plan,
     activation_bytes,
     available_bytes,
@@ -135,6 +136,20 @@ class Sizes:
         self.plan.add(name, "optimizer", state * num / self.shards)
         self.plan.add(name, "gradients", self.entry * num / self.shards, "update")
 
+    def in_pieces(self, name: str, config: Any, auto: Any, num: int) -> None:
+        """Of a model that devices share: the whole while it is loaded, and what is put together for a pass.
+
+        That is everything outside of the layers with its gradient, the layer at work with its gradient, and the next.
+        """
+        if self.shards == 1:
+            return
+        if self.device.type == "cpu":  # elsewhere it is in the memory of the machine
+            self.plan.add(name, "whole", 4 * num, LOADING)
+        model, _ = without_storage(config, auto)
+        entries = [count_weights(layer) for layer in layers(model)]
+        together = 2 * (num - sum(entries)) + 3 * max(entries, default=0)
+        self.plan.add(name, "gathered", self.entry * together, "update")
+
     def passing(
         self, name: str, config: Any, num_tokens: int, width: int, num_logits: int, checkpointing: bool, num: int
     ) -> None:
@@ -165,6 +180,7 @@ def plan_sft(module: SFT, change: Change = AS_IT_IS) -> Plan:
         sizes.trained("policy", num, module.optimizer)
     else:
         sizes.trained("policy", sizes.adapters(config, AutoModelForCausalLM, lora), module.optimizer, num)
+    sizes.in_pieces("policy", config, AutoModelForCausalLM, num)
     lengths = [len(item.ids) for item in data.train_items]
     share = sum(len(item.ids) - item.num_prompt for item in data.train_items) / max(sum(lengths), 1)
     total = data.batch_size // module.trainer.world_size * sum(lengths) // max(len(lengths), 1)
@@ -183,6 +199,7 @@ def plan_rm(module: RankingRM, change: Change = AS_IT_IS) -> Plan:
         sizes.trained("reward_model", num, module.optimizer)
     else:
         sizes.trained("reward_model", sizes.adapters(config, AutoModel, lora), module.optimizer, num)
+    sizes.in_pieces("reward_model", config, AutoModel, num)
     units = [item.num_prompt + sum(len(ids) - item.num_prompt for ids in item.ids) for item in data.train_items]
     total = data.batch_size // module.trainer.world_size * sum(units) // max(len(units), 1)
     if module.micro_batch_size is not None:
@@ -211,23 +228,29 @@ def plan_ppo(module: PPOModule, change: Change = AS_IT_IS) -> Plan:
         sizes.trained("policy", num_adapters, module.optimizer, 0 if whole else num)
         sizes.trained("value_model", sizes.adapters(value, AutoModel, lora), module.optimizer, own)
         sizes.plan.add("policy", "copy", 4 * num, "rollout")  # the weights with the adapters in them
+    sizes.in_pieces(
+        "policy" if num >= num_value else "value_model",
+        *((config, AutoModelForCausalLM, num) if num >= num_value else (value, AutoModel, num_value)),
+    )  # one after the other: the larger counts
     frozen = 4 if lora is not None else 2 if ppo.frozen_dtype == "bfloat16" or sizes.half else 4
     sizes.plan.add("ref", "weights", sizes.frozen(config, AutoModelForCausalLM, num, frozen, ppo.frozen_dtype))
+    entries = 0
     if module.reward_source is not None:
         reward = config_of(module.reward_source, module.tokenizer)
         entries = sizes.weights(reward, AutoModel)
         if lora is not None and sizes.shards == 1 and rests_on(module.reward_source, module.frozen_sources["policy"]):
-            entries = 0  # adapters beside the policy's base
+            entries = 0  # they are adapters beside the policy's base
         kept = sizes.frozen(reward, AutoModel, entries, frozen, ppo.frozen_dtype)
         sizes.plan.add("reward_model", "weights", kept)
     if ppo.ema_decay is not None:
         averaged = num if lora is None else num_adapters
         sizes.plan.add("policy", "moving average", 4 * averaged / sizes.shards)
     copied = 2 if sizes.half else 4
-    if sizes.half or sizes.shards > 1 or can_prepack(sizes.device, torch.float32):
+    if sizes.shards > 1:  # put together in float32, and copied in the dtype of sampling
+        sizes.plan.add("policy", "gathered", 4 * num, "rollout")
+        sizes.plan.add("run", "gathered", 4 * max(num, entries), "scoring")  # reference and reward model in turn
+    if sizes.half or can_prepack(sizes.device, torch.float32):
         sizes.plan.add("policy", "copy", copied * num, "rollout")
-        if sizes.shards > 1:
-            sizes.plan.add("ref", "copy", frozen * num, "scoring")
     episodes = min(data.batch_size // module.trainer.world_size, ppo.rollout_batch_size or data.batch_size)
     longest = max(len(item.ids) for item in data.train_items) + ppo.max_new_tokens
     sizes.plan.add("policy", "cache", cache_bytes(config, episodes, longest, copied), "rollout")
@@ -270,5 +293,6 @@ def announce(module: Any, make: Callable[[Any, Change], Plan]) -> None:
     rank_zero_info(plan.table())
     device = trainer.strategy.root_device
     own = resident_bytes() if device.type == "cpu" else 0
+    beside = trainer.num_devices if device.type == "cpu" else 1  # processes that share the machine's memory
     options = ((words, replace(make(module, change), base=plan.base)) for words, change in ADVICE.items())
-    check_fits(plan, available_bytes(device) + own, options)
+    check_fits(plan, available_bytes(device) // beside + own, options)

@@ -363,6 +363,8 @@ class PPOModule(LightningModule):
         if self.policy is not None:
             return
         sources = {"policy": self.policy_source, "reward_model": self.reward_source}
+        if self.ppo.lora is not None:  # its base is frozen too
+            sources["value_model"] = self.value_source
         self.frozen_sources = {name: describe(source) for name, source in sources.items() if source is not None}
         announce(self, plan_ppo)
         self.policy, self.ref, self.value_model, reward_model = load_models(self, mesh_of(self._trainer))
@@ -453,7 +455,7 @@ class PPOModule(LightningModule):
         Without a path it helps the process that writes.
         """
         with self.exported_weights():
-            policy = gathered(self.policy, path is not None)
+            policy = gathered(self.policy, path is not None, "cpu")
             if path is not None:
                 with quiet_loading(), inference_mode(policy):
                     merged(policy).save_pretrained(path)

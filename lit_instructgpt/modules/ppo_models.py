@@ -36,16 +36,31 @@ def load_models(module: PPOModule, mesh: DeviceMesh | None) -> tuple[Any, Any, S
 
     ref = build_policy(lambda: load_policy(module.policy_source, module.tokenizer), mesh)
     reward_source, reward = module.reward_source, None
-    one_base = mesh is None and on_one_base(module)
+    one_base = on_one_base(module)
+
+    def adapted(base: Any) -> ScalarModel:
+        """The reward model as what it was trained as: adapters beside the policy's start."""
+        assert reward_source is not None
+        found = scalar(reward_source, need_head=True)
+        share(found.model.base_model, base.base_model)
+        add_saved_adapters(found.model, Path(reward_source, ADAPTER))
+        return found
+
+    def value_model() -> ScalarModel:
+        """From disk, with its adapters; what it starts from does not depend on the number of processes."""
+        if one_base and module.value_source == reward_source:
+            return with_adapters(module, adapted(load_policy(module.policy_source, module.tokenizer)))
+        return with_adapters(module, scalar(module.value_source))
+
     if reward_source is not None:
-        reward = build_scalar_model(lambda: scalar(reward_source, need_head=True), mesh)
-        if one_base:
-            share(reward.model.base_model, ref.base_model)
-            add_saved_adapters(reward.model, Path(reward_source, ADAPTER))
+        if one_base and mesh is None:
+            reward = adapted(ref)
+        else:
+            reward = build_scalar_model(lambda: scalar(reward_source, need_head=True), mesh)
         reward = reward.eval().requires_grad_(False)
     if module.ppo.lora is None or mesh is not None:
         policy = build_policy(lambda: with_adapters(module, load_policy(module.policy_source, module.tokenizer)), mesh)
-        value = build_scalar_model(lambda: with_adapters(module, scalar(module.value_source)), mesh)
+        value = build_scalar_model(value_model, mesh)
     else:
         policy = with_adapters(module, sharing_weights(ref).train())
         if reward is not None and module.value_source == reward_source:

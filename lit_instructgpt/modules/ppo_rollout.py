@@ -17,7 +17,7 @@ from lit_instructgpt.generation import Sampled, exact
 from lit_instructgpt.inference import inference_copy, whole
 from lit_instructgpt.models import inference_mode
 from lit_instructgpt.modules.ppo_frozen import arithmetic, frozen, frozen_precision, rounding
-from lit_instructgpt.optim import not_finite, shortened
+from lit_instructgpt.optim import not_finite_here, shortened
 from lit_instructgpt.ranks import objects_of_all_ranks, of_all_ranks, own_rows, padded, widest
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def sample_responses(module: PPOModule, policy: Any, prompts: PromptBatch, num_s
             )  # fmt: skip
         return one_below_the_other(parts, module.tokenizer.pad_token_id)
     except FloatingPointError as error:
-        weights = shortened(not_finite(module.policy.named_parameters())) or "none"
+        weights = shortened(not_finite_here(module.policy.named_parameters())) or "none"  # the others may be elsewhere
         raise FloatingPointError(
             f"{error} (optimizer step {module.global_step}; weights that are not finite: {weights})"
         ) from error

@@ -268,7 +268,7 @@ class RankingRM(LightningModule):
         """
         assert self.reward_model is not None
         self.center_on_demonstrations()
-        whole = gathered(self.reward_model, path is not None)
+        whole = gathered(self.reward_model, path is not None, "cpu")
         if path is not None:
             ScalarModel(merged(whole.model)).save(path)
             if self.lora is not None:

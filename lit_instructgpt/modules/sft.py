@@ -295,7 +295,7 @@ class SFT(LightningModule):
 
     def export(self, path: Path | None) -> None:
         """Writes the policy and tokenizer as a Hugging Face directory; without a path, helps the process that does."""
-        policy = gathered(self.policy, path is not None)
+        policy = gathered(self.policy, path is not None, "cpu")
         if path is not None:
             with quiet_loading(), inference_mode(policy):
                 merged(policy).save_pretrained(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from stages import LONGER
 
-from benchmarks.fault_runs import STAGES, Server, finish, make_configs
+from benchmarks.fault_runs import STAGES, Server, finish, make_configs, restarts
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,7 @@ def server() -> Iterator[Server]:
     """Starts runs without eight seconds of imports each."""
     with Server() as running:
         yield running
+    assert len(restarts) <= 1, f"{len(restarts)} pairs crashed: {restarts}"
 
 
 @pytest.fixture(scope="session")

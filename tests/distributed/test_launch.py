@@ -1,9 +1,11 @@
 """The ways in which several processes are started: by Lightning, by torchrun, by SLURM. Each is the run that is expected."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,13 +39,19 @@ def run_all(lines: list[list[str]], folder: Path, **more: list[str]) -> None:
     assert codes == [0] * len(lines), said
 
 
+def arguments(config: str, run_dir: Path) -> list[str]:
+    args = ["fit", "--config", config, "--run_dir", str(run_dir), "--ckpt_path", "last", *LONGER["sft"]]
+    return [*args, "--trainer.devices", "2", "--trainer.strategy", "fsdp2"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["lightning", "torchrun", "slurm"])
 def test_two_processes_are_launched(server: Server, stages: Stages, tmp_path: Path, launcher: str):
     configs, _ = stages
     run_dir = tmp_path / "run"
-    args = ["fit", "--config", configs["sft"], "--run_dir", str(run_dir), *LONGER["sft"]]
-    args += ["--trainer.devices", "2", "--trainer.strategy", "fsdp2"]
+    args = arguments(configs["sft"], run_dir)
+    run_dir.mkdir()
+    (run_dir / "metrics.jsonl").write_text("of a run that ended before its first save\n")
     if launcher == "lightning":
         run_all([[*COMMAND, *args]], tmp_path / "logs")
     elif launcher == "torchrun":
@@ -65,6 +73,25 @@ def test_two_processes_are_launched(server: Server, stages: Stages, tmp_path: Pa
             SLURM_NTASKS_PER_NODE=["2", "2"], MASTER_ADDR=["127.0.0.1"] * 2, MASTER_PORT=[free_port()] * 2,
         )  # fmt: skip
     finish_pair(server, configs["sft"], tmp_path / "expected", *LONGER["sft"])
+    assert [path.name for path in run_dir.glob("metrics.jsonl.*")] == ["metrics.jsonl.aside-1"], "by one process, once"
     assert (run_dir / "metrics.jsonl").read_bytes() == (tmp_path / "expected/metrics.jsonl").read_bytes()
     export = "export/model.safetensors"
     assert (run_dir / export).read_bytes() == (tmp_path / "expected" / export).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_first_of_two_launched_processes_saves(server: Server, stages: Stages, tmp_path: Path):
+    configs, _ = stages
+    run_dir = tmp_path / "run"
+    line = [*COMMAND, *arguments(configs["sft"], run_dir)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    end = time.monotonic() + 200
+    while not (run_dir / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143, (tmp_path / "log").read_text()[-3000:]
+    run_all([line], tmp_path / "logs")
+    finish_pair(server, configs["sft"], tmp_path / "expected", *LONGER["sft"])
+    assert (run_dir / "metrics.jsonl").read_bytes() == (tmp_path / "expected/metrics.jsonl").read_bytes()

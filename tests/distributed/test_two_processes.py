@@ -183,3 +183,70 @@ def test_adapters_on_two_processes_give_what_they_give_on_one(
     assert own.keys() == other.keys()
     for name in own:
         torch.testing.assert_close(own[name], other[name], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_adapters_on_one_base_go_on_at_another_number_of_processes(server: Server, stages: Stages, tmp_path: Path):
+    """The reward model was adapters beside the policy's start: the value model starts from them at any number."""
+    configs, _ = stages
+    finish(server, configs["rm"], tmp_path / "rm", "--model.init_args.lora", "{rank: 4}")
+    lora = ["--model.init_args.ppo.lora", "{rank: 4}", "--model.init_args.reward_model", str(tmp_path / "rm/export")]
+    finish(server, configs["ppo"], tmp_path / "one", *lora)
+    finish_pair(server, configs["ppo"], tmp_path / "two", *lora)
+    assert_close(metrics(tmp_path / "two"), metrics(tmp_path / "one"))
+    run = start(server, configs["ppo"], tmp_path / "more", *lora, crash_at="pruned", occurrence=3)
+    assert run.wait() == 137
+    finish_pair(server, configs["ppo"], tmp_path / "more", *lora)
+    assert_close(metrics(tmp_path / "more"), metrics(tmp_path / "one"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [
+        ("sft", ["--model.init_args.lora", "{rank: 4}", "--model.init_args.model"]),
+        ("rm", ["--model.init_args.lora", "{rank: 4}"]),
+        ("rm", ["--model.init_args.gradient_checkpointing", "true"]),
+        (
+            "ppo",
+            [
+                "--model.init_args.ppo.gradient_checkpointing", "true", "--model.init_args.ppo.rollout_batch_size", "2",
+                "--data.init_args.samples_per_prompt", "2",
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_combinations_on_two_processes_give_what_they_give_on_one(
+    server: Server, stages: Stages, tmp_path: Path, stage: str, settings: list[str]
+):
+    configs, folder = stages
+    if stage == "sft":  # adapters need a model that was trained
+        settings = [*settings, str(folder / "sft/export")]
+    finish(server, configs[stage], tmp_path / "one", *settings)
+    finish_pair(server, configs[stage], tmp_path / "two", *settings)
+    assert_close(metrics(tmp_path / "two"), metrics(tmp_path / "one"))
+
+
+@pytest.mark.slow
+def test_bf16_autocast_on_two_processes_begins_as_on_one(server: Server, stages: Stages, tmp_path: Path):
+    """Rounding parts them: SFT roughly, and PPO's samples at once, but for its loss on text."""
+    configs, _ = stages
+    found: dict[str, list[list[dict[str, float]]]] = {}
+    for stage in ("sft", "ppo"):
+        half = ["--trainer.precision", "bf16-mixed"]
+        finish(server, configs[stage], tmp_path / f"one-{stage}", *half)
+        finish_pair(server, configs[stage], tmp_path / f"two-{stage}", *half)
+        found[stage] = [metrics(tmp_path / f"{number}-{stage}") for number in ("two", "one")]
+    assert_close(*found["sft"], 0.05)
+    two, one = ([row["loss/ptx"] for row in rows if "loss/ptx" in row] for rows in found["ppo"])
+    assert len(two) == len(one) > 4
+    assert two[:2] == pytest.approx(one[:2], rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_callback_whose_files_could_not_be_read_again_is_refused(server: Server, stages: Stages, tmp_path: Path):
+    configs, _ = stages
+    own = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
+    run = start(server, configs["sft"], tmp_path / "run", "--trainer.strategy", "fsdp2", own)
+    assert run.wait() == 2
+    assert "ModelCheckpoint does not go with strategy fsdp2: take it out" in run.text()
