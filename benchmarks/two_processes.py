@@ -82,7 +82,8 @@ def table(report: dict[str, Any]) -> str:
     ]
     for key, row in report["figures"].items():
         cells = " | ".join(f"{row[name]:.3f}" for name in ("one", "two"))
-        lines.append(f"| {key} | {cells} | {row['difference']:+.3f} | +-{row['noise']:.3f} |")
+        verdict = "" if abs(row["difference"]) <= row["noise"] else ", **beyond it**"
+        lines.append(f"| {key} | {cells} | {row['difference']:+.3f} | +-{row['noise']:.3f}{verdict} |")
     seconds = {n: statistics.median(row[name] for row in report["seconds"].values()) for n, name in NAMES.items()}
     about = (
         f"`{report['command']}`, means of seeds {', '.join(report['seeds'])}; PPO took {seconds[1]:.0f} s on one process and "
@@ -118,6 +119,8 @@ def main(argv: list[str] | None = None) -> None:
     }  # fmt: skip
     args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(table(report))
+    if beyond := [key for key, row in report["figures"].items() if abs(row["difference"]) > row["noise"]]:
+        raise SystemExit(f"two_processes: {', '.join(beyond)} differ by more than the noise of three seeds")
 
 
 if __name__ == "__main__":
