@@ -60,10 +60,13 @@ class Plan:
     Attributes:
         parts: what takes memory.
         base: bytes of the process before anything is loaded.
+        reuses: what one phase frees serves the next. On a CPU it hardly does: freed memory stays in the process (allocator.py),
+            in pieces that are too small for the blocks of another phase, so that phases add up.
     """
 
     parts: list[Part] = field(default_factory=list)
     base: int = 0
+    reuses: bool = True
 
     def add(self, model: str, what: str, num_bytes: float, phase: str = "always") -> None:
         """One more part."""
@@ -83,7 +86,10 @@ class Plan:
 
     def peak(self) -> int:
         """Bytes at the most."""
-        return int(self.base + SLACK * max(self.of_phase(phase) for phase in self.phases()))
+        largest = max(self.of_phase(phase) for phase in self.phases())
+        if not self.reuses:
+            largest = max(largest, sum(part.num_bytes for part in self.parts))
+        return int(self.base + SLACK * largest)
 
     def table(self) -> str:
         """Lines to be printed: a row for each model, a column for each kind of part, MB."""

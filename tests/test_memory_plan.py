@@ -1,6 +1,7 @@
 """The memory plan: its parts against counts by hand and against real passes; refusals with advice."""
 
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,15 @@ def test_every_stage_prints_its_plan_before_it_loads_anything(
         assert len(plans) == 1
         assert name in plans[0]
         make: Any = {"policy": plan_sft, "reward_model": plan_rm, "value_model": plan_ppo}[name]
-        plan, smaller = make(module), make(module, Change(eight_bit=True, checkpointing=True, shards=8))
-        assert make(module, Change(lora=LoRA())).peak() != plan.peak()
+        plan, smaller, pieces, lora = (
+            replace(make(module, change), base=0)
+            for change in (Change(), Change(eight_bit=True, checkpointing=True), Change(shards=8), Change(lora=LoRA()))
+        )
+        assert lora.peak() != plan.peak()
         assert smaller.peak() < plan.peak()
+        kept = [sum(part.num_bytes for part in x.parts if part.phase == "always") for x in (plan, pieces)]
+        assert kept[1] == pytest.approx(kept[0] / 8, rel=0.01)
+        assert {"whole", "gathered"} <= {part.what for part in pieces.parts}, "while loading, and for a pass"
     monkeypatch.setattr("lit_instructgpt.modules.plans.available_bytes", lambda _: -(1 << 50))
     module = SFT(tiny_dir("llama"))
     with pytest.raises(MemoryError, match=r"configs/optim/adamw8bit\.yaml: "):

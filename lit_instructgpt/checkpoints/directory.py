@@ -1,12 +1,13 @@
 """Checkpoint directories that are there whole, or not at all.
 
-Files go to ``NAME.partial`` beside the final name, then a manifest with the size and SHA-256 of each; everything is
+Files go to ``NAME.partial`` beside the final name, then a manifest with the size and SHA-256 of each, and its own; everything is
 synced, renamed, and the parent synced. A name is never written twice. Readers go from the newest step backwards and
 verify the manifest before they read anything else. A manifest shows that nothing has changed, not who wrote it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -76,7 +77,7 @@ def seal(partial: Path, path: Path, about: dict[str, Any]) -> None:
     files = sorted(file for file in partial.iterdir() if file.name != MANIFEST)
     entries = {file.name: {"size": file.stat().st_size, "sha256": digest(file)} for file in files}
     manifest = {"format": FORMAT, **about, "files": entries}
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    (partial / MANIFEST).write_text(_text({**manifest, "sha256": _hash(manifest)}), encoding="utf-8")
     reached("manifest")
     for file in [*files, partial / MANIFEST, partial]:
         sync(file)
@@ -103,8 +104,9 @@ def verify(path: Path) -> dict[str, Any]:
         CheckpointError: naming every file that is missing, too many, or another.
     """
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        version = manifest["format"]
+        text = (path / MANIFEST).read_text(encoding="utf-8")
+        manifest = json.loads(text)
+        version, own = manifest["format"], manifest.pop("sha256", None)
         entries = {str(name): (int(entry["size"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
     except FileNotFoundError:
         raise CheckpointError(f"{path}: {MANIFEST} is missing") from None
@@ -112,6 +114,8 @@ def verify(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {MANIFEST} cannot be read ({type(error).__name__}: {error})") from None
     if version != FORMAT:
         raise CheckpointError(f"{path}: its layout is {version!r}, and this version reads {FORMAT}")
+    if _hash(manifest) != own or text != _text({**manifest, "sha256": own}):
+        raise CheckpointError(f"{path}: {MANIFEST} has changed since it was written (SHA-256)")
     problems = [f"{name} {problem}" for name, entry in entries.items() if (problem := _problem(path, name, *entry))]
     problems += [
         f"{file.name} is not in the manifest" for file in path.iterdir() if file.name not in {*entries, MANIFEST}
@@ -119,6 +123,15 @@ def verify(path: Path) -> dict[str, Any]:
     if problems:
         raise CheckpointError(f"{path}: " + "; ".join(sorted(problems)))
     return dict(manifest)
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    return json.dumps(manifest, indent=1) + "\n"
+
+
+def _hash(manifest: dict[str, Any]) -> str:
+    """Of the manifest without its own."""
+    return hashlib.sha256(_text(manifest).encode()).hexdigest()
 
 
 def _problem(path: Path, name: str, size: int, expected: str) -> str | None:

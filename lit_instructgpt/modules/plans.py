@@ -105,7 +105,8 @@ class Sizes:
         self.half = self.trainer.precision == "bf16-mixed"
         self.entry = 2 if self.trainer.precision == "bf16-true" else 4
         self.autocast = torch.bfloat16 if self.half else None
-        self.plan = Plan(base=resident_bytes() + LIBRARIES if self.device.type == "cpu" else 0)
+        cpu = self.device.type == "cpu"
+        self.plan = Plan(base=resident_bytes() + LIBRARIES if cpu else 0, reuses=not cpu)
 
     def weights(self, config: Any, auto: Any) -> int:
         """Entries of a model."""

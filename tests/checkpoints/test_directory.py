@@ -1,5 +1,6 @@
 """Checkpoint directories: whole or not at all, and never believed unseen."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -139,7 +140,10 @@ def flip(path: Path) -> None:
 def edit(path: Path, change: Callable[[dict], None]) -> None:
     manifest = json.loads((path / MANIFEST).read_text())
     change(manifest)
-    (path / MANIFEST).write_text(json.dumps(manifest))
+    manifest.pop("sha256")
+    text = json.dumps(manifest, indent=1) + "\n"
+    manifest["sha256"] = hashlib.sha256(text.encode()).hexdigest()  # somebody who knows how
+    (path / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def link(path: Path) -> None:
@@ -164,6 +168,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"manifest\.json cannot be read \(TypeError",
     ),
     "a deep manifest": (lambda p: (p / MANIFEST).write_text("[" * 100_000), r"cannot be read \(RecursionError"),
+    "a flipped manifest": (
+        lambda p: (p / MANIFEST).write_text((p / MANIFEST).read_text().replace('"size": 100', '"size":  100')),
+        r"manifest\.json has changed since it was written \(SHA-256\)",
+    ),
+    "another size in it": (
+        lambda p: (p / MANIFEST).write_text((p / MANIFEST).read_text().replace('"size": 100', '"size": 101')),
+        r"manifest\.json has changed since it was written \(SHA-256\)",
+    ),
     "no files": (lambda p: edit(p, lambda m: m.pop("files")), r"cannot be read \(KeyError"),
     "a way out": (lambda p: edit(p, lambda m: m["files"].update({"../x": m["files"]["a.bin"]})), r"\.\./x is no file"),
     "another layout": (lambda p: edit(p, lambda m: m.update(format=99)), r"its layout is 99, and this version reads 1"),
