@@ -10,9 +10,7 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +33,7 @@ PROMPTS = (
 KINDS: dict[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": "int8", "nf4": "nf4"}
 
 
-def measure(model: Path, per_prompt: int, num_tokens: int, rounds: int) -> list[dict[str, Any]]:
+def measure(model: Path, per_prompt: int, num_tokens: int) -> list[dict[str, Any]]:
     """One row for each kind."""
     tokenizer = load_tokenizer(str(model))
     policy = load_policy(str(model), tokenizer).eval().requires_grad_(False)
@@ -63,16 +61,12 @@ def measure(model: Path, per_prompt: int, num_tokens: int, rounds: int) -> list[
         freeze_matrices(frozen, kept)
         few = [module for module in frozen.modules() if isinstance(module, QuantizedLinear)]
         num_bytes = sum(m.num_bytes for m in few) if few else before * (2 if lower else 4)
-        seconds = []
-        for _ in range(rounds):
-            begin = time.perf_counter()
-            found = score(frozen, lower)
-            seconds.append(time.perf_counter() - begin)
+        found = score(frozen, lower)
         gap = (exact - found)[drawn.mask]
         rows.append({
             "kind": name, "matrices_mb": round(num_bytes / 2**20, 1), "kl_per_token": float(gap.mean()),
             "kl_per_response": float((exact - found).sum(1).mean()), "largest_gap": float(gap.abs().max()),
-            "seconds": round(statistics.median(seconds), 2), "tokens": int(drawn.mask.sum()),
+            "tokens": int(drawn.mask.sum()),
         })  # fmt: skip
         print(rows[-1], flush=True)
     return rows
@@ -81,12 +75,12 @@ def measure(model: Path, per_prompt: int, num_tokens: int, rounds: int) -> list[
 def table(report: dict[str, Any]) -> str:
     """For docs/scale.md."""
     lines = [
-        "| `frozen_dtype` | matrices, MB | KL at the start, nats a token | nats a response | largest gap of a token | seconds |",
-        "|---|---|---|---|---|---|",
+        "| `frozen_dtype` | matrices, MB | KL at the start, nats a token | nats a response | largest gap of a token |",
+        "|---|---|---|---|---|",
     ]
     for row in report["rows"]:
         figures = (f"{row['kl_per_token']:.4f}", f"{row['kl_per_response']:.3f}", f"{row['largest_gap']:.2g}")
-        lines.append(f"| {row['kind']} | {row['matrices_mb']:,.0f} | {' | '.join(figures)} | {row['seconds']:.1f} |")
+        lines.append(f"| {row['kind']} | {row['matrices_mb']:,.0f} | {' | '.join(figures)} |")
     about = (
         f"`{report['command']}`, {report['rows'][0]['tokens']:,} tokens, seed 0; {report['hardware']}, torch "
         f"{report['versions']['torch']}. In 8 and 4 bits the vocabulary head, which shares its weight with the embeddings, stays "
@@ -101,14 +95,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, default=Path("models/smollm2"), help="made by make smollm2")
     parser.add_argument("--per_prompt", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=64, help="of a response, at most")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quantized.json"))
     args = parser.parse_args(argv)
     report = {
         "command": "python benchmarks/quantized.py", "model": args.model.name,
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "rows": measure(args.model, args.per_prompt, args.tokens, args.rounds),
+        "rows": measure(args.model, args.per_prompt, args.tokens),
     }  # fmt: skip
     args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

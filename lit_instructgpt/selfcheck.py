@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
+from lit_instructgpt import functional as F
 from lit_instructgpt.batch import Rollout
 from lit_instructgpt.formatting import read_format, read_sidecar
 from lit_instructgpt.models import beyond_context, inference_mode, load_tokenizer
@@ -17,6 +19,10 @@ from lit_instructgpt.sharding import is_sharded
 
 if TYPE_CHECKING:
     from lit_instructgpt.modules.ppo import PPOModule
+
+
+FEW_BITS = 0.5
+"""Nats an episode by which a reference in few bits may differ from the policy that it is without a warning."""
 
 
 class SelfCheckError(ValueError):
@@ -236,3 +242,10 @@ def check_first_rollout(module: PPOModule, rollout: Rollout, tolerance: float) -
             )
     if problems:
         raise SelfCheckError(problems)
+    apart = F.masked_sum(F.kl_k1(rollout.logprobs, rollout.ref_logprobs), rollout.response_mask, 1).mean().item()
+    if module.ppo.frozen_dtype in ("int8", "nf4") and abs(apart) > FEW_BITS:
+        rank_zero_warn(
+            f"ppo.frozen_dtype: {module.ppo.frozen_dtype}: the KL to the reference is {apart:.2f} nats an episode before any "
+            "update, where it should be 0: that is the rounding of its weights, which the penalty will act on; keep them in "
+            "bfloat16, or in int8 instead of nf4"
+        )

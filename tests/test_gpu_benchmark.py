@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import SIZES, judged, main, model_flops
+from benchmarks.gpu_checks import furthest, table
 
 
 def test_operations_by_hand():
@@ -58,3 +59,31 @@ def test_the_rehearsal_measures_everything(tmp_path: Path):
     assert all(math.isfinite(value) and value > 0 for value in numbers)
     assert set(rows[-1]["phases"]) == {"rollout", "scoring", "update"}
     assert not any("reached" in row for row in rows), "nothing is judged"
+
+
+@pytest.mark.slow
+def test_the_checks_run_on_the_cpu_and_name_what_is_not_measured(tmp_path: Path):
+    main(
+        [
+            "--checks",
+            "FSDP2 on one device, sft",
+            "--work",
+            str(tmp_path / "work"),
+            "--out",
+            str(tmp_path / "checks.json"),
+        ]
+    )
+    report = json.loads((tmp_path / "checks.json").read_text())
+    (row,) = report["rows"]
+    assert row["cpu"]["holds"] is True
+    if not torch.cuda.is_available():
+        assert row["cuda"] == "not measured"
+        assert report["device"] == "no GPU"
+    assert "| FSDP2 on one device, sft | largest difference 0, holds |" in table(report)
+
+
+def test_a_difference_is_seen():
+    rows = [{"step": 0, "train/loss": 4.0}, {"step": 1, "train/loss": 2.0}]
+    other = [{"step": 0, "train/loss": 4.0}, {"step": 1, "train/loss": 2.5}]
+    assert furthest(rows, rows) == 0
+    assert furthest(other, rows) == pytest.approx(0.25)

@@ -1,5 +1,6 @@
 """Frozen matrices in 8 and 4 bits: what a weight becomes, what it takes, and what PPO makes of it."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def test_the_layers_are_quantized_and_nothing_else(family: str, tiny_dir: Dirs, 
     assert [module for _, _, module in matrices(policy)] == [head]
 
 
+@pytest.mark.filterwarnings("ignore:ppo.frozen_dtype")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_ppo_scores_almost_the_same(tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path, precision: str):
     found = []
@@ -91,6 +93,18 @@ def test_ppo_scores_almost_the_same(tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_p
     gaps = [(abs(s - score), abs(k - kl)) for s, k in others]
     assert 0 < gaps[0][0] < gaps[1][0] < 1
     assert 0 < gaps[0][1] < gaps[1][1] < 10
+
+
+def test_a_reference_that_is_far_from_the_policy_is_said(tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path):
+    """The tiny models' weights are far from their usual start: 4 bits move their outputs by nats."""
+    for dtype, far in (("nf4", True), ("float32", False)):
+        module = PPOModule(
+            tiny_dir("llama"), reward_model=tiny_reward_dir("llama"), optimizer=sgd(0.0), ppo=ppo(frozen_dtype=dtype)
+        )
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            fit(module, prompts(tmp_path), tmp_path)
+        assert any("nats an episode before any update" in str(warning.message) for warning in said) == far
 
 
 def test_they_do_not_go_with_lora():
