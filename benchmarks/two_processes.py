@@ -15,14 +15,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):
-    root = Path(__file__).resolve().parent.parent
-    sys.path[:0] = [str(root), str(root / "data")]
+    sys.path.insert(0, str(ROOT))
 
-import yaml
-from miniature.demo import Demo
+import yaml  # noqa: E402
+
+if TYPE_CHECKING:
+    from miniature.demo import Demo
 
 OVERLAYS = ("configs/hardware/fsdp.yaml", "configs/optim/adamw8bit.yaml")
 FIGURES = (
@@ -100,6 +102,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/two_processes.json"))
     args = parser.parse_args(argv)
     import torch
+
+    sys.path.insert(0, str(ROOT / "data"))
+    from miniature.demo import Demo
 
     seeds, seconds = {}, {}
     for seed in args.seeds:

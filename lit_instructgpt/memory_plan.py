@@ -6,6 +6,7 @@ without storage and adding up what autograd keeps. Nothing is estimated by a rul
 
 from __future__ import annotations
 
+import copy
 import resource
 import sys
 from collections.abc import Iterable
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
-from transformers import AutoModel
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModel
+from transformers.masking_utils import sdpa_mask
 
 from lit_instructgpt.attention import SHORT_ROWS
 from lit_instructgpt.hidden import SHORT
@@ -25,6 +27,9 @@ from lit_instructgpt.logprobs import POSITIONS_PER_CHUNK
 
 SLACK = 1.05
 """Of the allocator: blocks that do not fit one another."""
+
+FUSED = "fused_without_storage"
+"""The name under which a config asks for ``fused``."""
 
 LOADING = "loading"
 """The phase before training: the first process of a sharded run holds a whole model, one at a time."""
@@ -114,7 +119,7 @@ def without_storage(config: Any, auto: Any) -> tuple[Any, FakeTensorMode]:
     """A model of a config, whose tensors have shapes alone; float32."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode, torch.random.fork_rng():
-        return auto.from_config(config, dtype=torch.float32), mode
+        return auto.from_config(copy.deepcopy(config), dtype=torch.float32), mode  # the model's config will be changed
 
 
 def activation_bytes(
@@ -136,9 +141,10 @@ def activation_bytes(
         weights = {p.untyped_storage()._cdata for p in model.parameters()}
         rows = -(-num_tokens // width)
         ids = torch.zeros(rows, width, dtype=torch.int64)
-        mask = torch.zeros(rows, 1, width, width)
-        if config._attn_implementation == "sdpa" and width <= SHORT and not checkpointing:
-            model.config._attn_implementation = SHORT_ROWS
+        mask = torch.zeros(rows, 1, width, width, dtype=autocast or torch.float32)  # as hidden.py makes it
+        if model.config._attn_implementation == "sdpa":
+            short = width <= SHORT and not checkpointing
+            model.config._attn_implementation = SHORT_ROWS if short else FUSED
 
         def pack(x: Tensor) -> Tensor:
             storage = x.untyped_storage()
@@ -155,6 +161,28 @@ def activation_bytes(
         return total
     layers = config.num_hidden_layers
     return total // layers + layers * num_tokens * config.hidden_size * 4
+
+
+class _Fused(torch.autograd.Function):
+    """What a fused attention kernel keeps: its inputs, its output, and one number for each query."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
+        """[B, H, S, d] -> [B, H, S, d], not computed."""
+        found = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, found, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return found
+
+
+def fused(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Attention of a model without storage, for which torch would choose no fused kernel."""
+    return _Fused.apply(query, key, value).transpose(1, 2).contiguous(), None  # type: ignore[no-untyped-call]
+
+
+AttentionInterface.register(FUSED, fused)
+AttentionMaskInterface.register(FUSED, sdpa_mask)
 
 
 def logit_bytes(config: Any, num_positions: int) -> int:

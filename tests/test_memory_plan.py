@@ -113,6 +113,14 @@ def test_what_a_process_has_and_may_have():
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
+def test_attention_over_wide_rows_is_a_fused_kernels():
+    """Of a row of 512 tokens: no table of queries and keys, which would be 2 heads x 512 x 512 x 4 bytes a layer."""
+    wide = LLAMA.__class__(**{**LLAMA.to_dict(), "max_position_embeddings": 512})
+    narrow = activation_bytes(wide, 4 * 128, 128)
+    table = 4 * wide.num_hidden_layers * wide.num_attention_heads * 512 * 512
+    assert activation_bytes(wide, 512, 512) < narrow + table / 4
+
+
 def test_every_stage_prints_its_plan_before_it_loads_anything(
     tiny_dir: Any,
     tiny_reward_dir: Any,
