@@ -167,7 +167,7 @@ class _Fused(torch.autograd.Function):
     """What a fused attention kernel keeps: its inputs, its output, and one number for each query."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[B, H, S, d] -> [B, H, S, d], not computed."""
         found = torch.empty_like(query)
         ctx.save_for_backward(query, key, value, found, query.new_empty(query.shape[:-1], dtype=torch.float32))

@@ -75,12 +75,11 @@ def sample_responses(module: PPOModule, policy: Any, prompts: PromptBatch, num_s
     parts: list[Sampled] = []
     try:
         for first in range(0, len(prompts), at_once):
-            some = slice(first, first + at_once)
+            some, sampler = slice(first, first + at_once), engine
             if module.ppo.engine == "own":
-                rows = slice(first * num_samples, (first + at_once) * num_samples)
-                engine = partial(ENGINES["own"], uniform=uniform[rows])
+                sampler = partial(engine, uniform=uniform[first * num_samples : (first + at_once) * num_samples])
             parts.append(
-                engine(
+                sampler(
                     policy, prompts.input_ids[some], prompts.attention_mask[some], num_tokens,
                     module.tokenizer.eos_token_id, module.tokenizer.pad_token_id, module.ppo.temperature, generator,
                     num_samples,
