@@ -7,11 +7,12 @@ import pytest
 from benchmarks.fault_runs import Server
 from benchmarks.fault_scenarios import SCENARIOS, Bench, Outcome, trials_of
 from benchmarks.faults import prepare
+from lit_instructgpt.checkpoints.directory import MOMENTS
 
 SCALE = 0.02
 """Of the whole number of trials; at least one of each kind."""
 
-FEWEST = {"R1": 12, "R2": 10, "R3": 2, "R4": 1, "R5": 4, "R7": 10, "R8": 2, "R9": 3, "R14": 1}
+FEWEST = {"R1": 12, "R2": len(MOMENTS), "R3": 2, "R4": 1, "R5": 4, "R7": 10, "R8": 2, "R9": 3, "R14": 1}
 """Trials that this comes to."""
 
 
