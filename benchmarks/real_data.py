@@ -378,7 +378,7 @@ def accuracies(valid: Sequence[Row], margins: dict[str, Callable[[Row, int, int]
     """Pair accuracy and 95 % interval (over prompts) of each method, and of the differences from ``rm``."""
     import numpy as np
 
-    from lit_instructgpt.evaluate import bootstrap_ci
+    from lit_instructgpt.evaluation.statistics import bootstrap_ci
 
     groups = [prompt_key(row) for row in valid for _ in pairs(row)]
     number = {key: i for i, key in enumerate(dict.fromkeys(groups))}
@@ -432,7 +432,8 @@ def measure_policy(export: Path, start: Path, scorer: Any, data: Path, seed: int
     import numpy as np
 
     from lit_instructgpt.datamodules.tokenizing import Reading
-    from lit_instructgpt.evaluate import Evaluated, bootstrap_ci
+    from lit_instructgpt.evaluation.policies import Evaluated
+    from lit_instructgpt.evaluation.statistics import bootstrap_ci
     from lit_instructgpt.records import Prompt
     from lit_instructgpt.sampling import Sampling
 
@@ -490,7 +491,7 @@ class Figures:
         """The policy before and after PPO, on the same prompts with the same random numbers."""
         import numpy as np
 
-        from lit_instructgpt.evaluate import bootstrap_ci
+        from lit_instructgpt.evaluation.statistics import bootstrap_ci
 
         before, after = (
             self._policy(self.work / file, self.work / stage / "export")

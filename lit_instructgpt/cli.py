@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -40,6 +41,13 @@ safety and debugging (any verb):
 
 LIGHTNING_VERBS = ("fit", "validate", "test", "predict")
 
+TOOLS = {
+    "prepare": ("prepare", "prepare"),
+    "evaluate": ("evaluation.compare", "evaluate"),
+    "chat": ("chat", "chat"),
+}
+"""Verb -> module and function."""
+
 STOPPED, NO_CHECKPOINT = 128, 3
 """Exit codes: with the signal's number added; ``--ckpt_path last`` found checkpoints, and none that can be used."""
 
@@ -67,9 +75,7 @@ def main(args: Sequence[str] | None = None) -> None:
     verb = argv[0]
     verbs: dict[str, Callable[[list[str]], Any]] = {
         **dict.fromkeys(LIGHTNING_VERBS, run_lightning),
-        "prepare": run_tool,
-        "evaluate": run_tool,
-        "chat": run_tool,
+        **dict.fromkeys(TOOLS, run_tool),
     }
     from lit_instructgpt.config_check import ConfigError, allow_imports, nearest, readable
 
@@ -115,13 +121,9 @@ def take_options(argv: list[str]) -> tuple[list[str], bool]:
 
 
 def run_tool(argv: list[str]) -> Any:
-    """``prepare``, ``evaluate`` or ``chat``: a function whose signature is its options."""
-    if argv[0] == "prepare":
-        from lit_instructgpt.prepare import prepare as function
-    elif argv[0] == "evaluate":
-        from lit_instructgpt.evaluate import evaluate as function  # type: ignore[assignment]
-    else:
-        from lit_instructgpt.chat import chat as function  # type: ignore[assignment]
+    """A verb beside training: a function whose signature is its options."""
+    module, name = TOOLS[argv[0]]
+    function = getattr(importlib.import_module(f"lit_instructgpt.{module}"), name)
     parser = jsonargparse.ArgumentParser(prog=f"lit-instructgpt {argv[0]}", exit_on_error=False)
     parser.add_function_arguments(function, as_group=False, skip={"read"})  # how chat is scripted
     parser.add_argument("--config", action="config", help="YAML file with these options")

@@ -84,7 +84,7 @@ def test_ppo_keys() -> None:
 
 def test_evaluation_keys() -> None:
     """Every key of the report's dictionaries has a row, and every row is a key."""
-    nodes = [n for name in ("evaluate.py", "reward_report.py") for n in ast.walk(parsed(name))]
+    nodes = [n for name in ("evaluation/compare.py", "evaluation/reward_models.py") for n in ast.walk(parsed(name))]
     keys = set()
     for name in ("evaluate", "_compare", "_model_report", "reward_model_report"):
         (function,) = [n for n in nodes if isinstance(n, ast.FunctionDef) and n.name == name]

@@ -22,11 +22,11 @@ from stages import (
 )
 
 from lit_instructgpt.datamodules.tokenizing import Reading
-from lit_instructgpt.evaluate import evaluate
-from lit_instructgpt.evaluated import Evaluated, Samples
+from lit_instructgpt.evaluation.compare import evaluate
+from lit_instructgpt.evaluation.policies import Evaluated, Samples
+from lit_instructgpt.evaluation.statistics import bootstrap_ci
 from lit_instructgpt.formatting import SIDECAR, PromptFormat, format_dict
 from lit_instructgpt.records import Prompt
-from lit_instructgpt.reward_report import bootstrap_ci
 from lit_instructgpt.sampling import Sampling
 
 SAMPLING = Sampling(max_new_tokens=6, seed=2)
@@ -325,7 +325,7 @@ def test_models_answer_the_prompts_that_fit_all_of_them(
     models: dict[str, str], make_dir: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     said: list[str] = []
-    monkeypatch.setattr("lit_instructgpt.evaluated.rank_zero_info", said.append)
+    monkeypatch.setattr("lit_instructgpt.evaluation.policies.rank_zero_info", said.append)
     wordy = make_dir("gpt_neox", seed=5)  # its template alone has 17 of the 24 tokens, the line break included
     (Path(wordy) / SIDECAR).write_text(json.dumps({"format": format_dict(PromptFormat("zqzqzqzqzqzqzqzq{prompt}\n"))}))
     texts = ["xqzj", "xqzjvwkp", "vwkp", "kp"]  # 4, 8, 4 and 2 tokens

@@ -136,9 +136,14 @@ def test_modules_do_not_import_data_modules_or_callbacks(name: str):
     assert {other.removeprefix(f"{NAME}.") for other in own(name)} <= allowed
 
 
-@pytest.mark.parametrize("name", ["evaluated", "reward_report"])
-def test_measuring_is_below_the_command(name: str):
-    allowed = MIDDLE | {"datamodules", *short("records"), *short("datamodules.")}
+def test_statistics_need_numpy_alone():
+    assert foreign("evaluation.statistics") <= {"numpy"}
+    assert own("evaluation.statistics") == set()
+
+
+@pytest.mark.parametrize("name", short("evaluation"))
+def test_evaluation_needs_no_trainer(name: str):
+    allowed = MIDDLE | {"datamodules", *short("records"), *short("datamodules."), *short("evaluation")}
     assert {other.removeprefix(f"{NAME}.") for other in own(name)} <= allowed
 
 
@@ -159,7 +164,9 @@ def test_nothing_imports_the_command_line(name: str):
 def test_callbacks_are_below_the_commands_alone(name: str):
     users = {n for n, imports in IMPORTS.items() if any(i.startswith(f"{NAME}.callbacks") for i in imports)}
     assert users <= {f"{NAME}.lightning_cli", f"{NAME}.callbacks", *(f"{NAME}.{n}" for n in short("callbacks."))}
-    assert not own(name) & {f"{NAME}.{command}" for command in ("cli", "lightning_cli", "evaluate", "chat", "prepare")}
+    assert not own(name) & {
+        f"{NAME}.{command}" for command in ("cli", "lightning_cli", "evaluation", "chat", "prepare")
+    }
 
 
 def test_no_import_goes_round_in_a_circle():

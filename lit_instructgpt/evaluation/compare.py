@@ -17,14 +17,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from lit_instructgpt.datamodules.tokenizing import Reading, Source
-from lit_instructgpt.evaluated import Evaluated, Samples, prompts_for_all
+from lit_instructgpt.evaluation.policies import Evaluated, Samples, prompts_for_all
+from lit_instructgpt.evaluation.reward_models import reward_model_report
+from lit_instructgpt.evaluation.statistics import bootstrap_ci
 from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.records import Prompt, Text
-from lit_instructgpt.reward_report import bootstrap_ci, reward_model_report
 from lit_instructgpt.rewards import ModelReward
 from lit_instructgpt.sampling import Sampling
-
-__all__ = ["Evaluated", "Judge", "Samples", "bootstrap_ci", "evaluate", "reward_model_report"]
 
 Judge = Callable[[list[dict[str, Any]], list[str]], list[dict[str, Any]]]
 """(prompt records, responses) -> one dict of numbers (or None) per response; ``utility`` decides wins."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lit_instructgpt.datamodules.tokenizing import Collator, Reading, Source, longest, tokenize_comparisons
+from lit_instructgpt.evaluation.statistics import bootstrap_ci
 from lit_instructgpt.functional import ranking_pairs
 from lit_instructgpt.metrics import half_step
 from lit_instructgpt.models import check_context
@@ -77,23 +77,3 @@ def _pairs(scorer: ModelReward, reading: Reading, source: Source) -> tuple[Any, 
     if not margins:
         raise ValueError(f"{source}: no untied pair to measure the reward model on")
     return np.array(margins), np.array(longer), prompt, np.array(names)
-
-
-def bootstrap_ci(
-    values: np.ndarray, groups: Sequence[int] | None = None, num: int = 2000, seed: int = 0
-) -> list[float]:
-    """95 % percentile interval of the mean, resampling prompts.
-
-    Args:
-        values: one number per prompt or per pair.
-        groups: the prompt of each value, when a prompt has several; prompts are then resampled whole.
-        num: resamples.
-        seed: of the resampling.
-    """
-    rng = np.random.default_rng(seed)
-    index = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    total = np.bincount(index, weights=values)
-    count = np.bincount(index)
-    rows = rng.integers(0, len(total), (num, len(total)))
-    means = total[rows].sum(1) / count[rows].sum(1)
-    return [float(np.quantile(means, q)) for q in (0.025, 0.975)]
