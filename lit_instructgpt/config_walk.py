@@ -145,7 +145,8 @@ class Checker:
             if bare in group.types:
                 self.walk(value, group.types[bare], inner)
             elif not group.open and name != "$schema":
-                self.problem(key, inner, f"unknown key{nearest(bare, group.types) or _listed(group.types)}")
+                near = _nested(bare, group) or nearest(bare, group.types) or _listed(group.types)
+                self.problem(key, inner, f"unknown key{near}")
 
     def class_entries(self, node: yaml.Node, bases: list[type], path: str) -> None:
         """Checks ``class_path``, ``init_args`` and ``dict_kwargs``."""
@@ -210,7 +211,7 @@ class Checker:
             group = group or Group({})
             if name not in group.types:
                 prefix = f"--{path}." if path else "--"
-                near = nearest(name, group.types, prefix) or _listed(group.types)
+                near = _nested(name, group, prefix) or nearest(name, group.types, prefix) or _listed(group.types)
                 return None if group.open else self.problem(node, option, f"unknown option{near}")
             hint, path = group.types[name], _join(path, part)
         with contextlib.suppress(yaml.YAMLError):
@@ -251,6 +252,13 @@ def _join(path: str, name: str) -> str:
 def _plain(path: str) -> str:
     """A path as one knows a class by: without ``init_args``, ``class_path`` and positions in lists."""
     return re.sub(r"\.init_args|\.class_path$|\[\d+\]|\+", "", path)
+
+
+def _nested(name: str, group: Group, prefix: str = "") -> str:
+    """``", did you mean 'inner.name'?"`` for a key that stands one level too high."""
+    inner = {key: group_of(alternatives(hint)) for key, hint in group.types.items()}
+    places = [key for key, one in inner.items() if one is not None and name in one.types]
+    return f", did you mean '{prefix}{places[0]}.{name}'?" if len(places) == 1 else ""
 
 
 def _listed(known: Iterable[str]) -> str:

@@ -215,6 +215,8 @@ def test_a_typo_in_any_key_is_refused(stage: str, change: str, tmp_path: Path) -
         ("--model.ppo.kl_cof=0.1", "--model.ppo.kl_cof: unknown option, did you mean '--model.ppo.kl_coef'?"),
         ("--model.init_args.polcy=x", "did you mean '--model.init_args.policy'?"),
         ("--model.optimizer.init_args.lrr=1", "did you mean '--model.optimizer.init_args.lr'?"),
+        ("--model.packing=false", "--model.packing: unknown option, did you mean '--model.ppo.packing'?"),
+        ("--data.max_tokens=9", "--data.max_tokens: unknown option, did you mean '--data.reading.max_tokens'?"),
         ("--run_dr=x", "--run_dr: unknown option, did you mean '--run_dir'?"),
         ("--data=PromtDataModule", "--data: unknown class 'PromtDataModule', did you mean 'PromptDataModule'?"),
         ("--model.ppo={kl_cof: 1}", "--model.ppo.kl_cof: unknown key, did you mean 'kl_coef'?"),

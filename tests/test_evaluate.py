@@ -247,6 +247,79 @@ def test_another_starting_point_for_the_kl(
     assert report["models"]["sft"]["kl_to_init"] > 0.1
 
 
+class FirstLonger:
+    """Prefers the longer response; the first one if they are equally long and the prompt is ``favoured``."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[str], list[str]]] = []
+
+    def __call__(self, records: list[dict[str, Any]], first: list[str], second: list[str]) -> list[float]:
+        self.calls.append((first, second))
+        return [1.0 if len(a) >= len(b) else 0.0 for a, b in zip(first, second, strict=True)]
+
+
+def test_a_pair_judge_is_asked_in_both_orders(models: dict[str, str], tmp_path: Path):
+    judge = FirstLonger()
+    report = evaluate(
+        models, write(tmp_path / "p.jsonl", PROMPTS), str(tmp_path / "r.json"), pair_judge=judge,
+        sampling=SAMPLING, reading=READING, batch_size=3,
+    )  # fmt: skip
+    assert report["wins_by"] == "pair_judge"
+    opponent = samples(models["sft"], 3).texts
+    for name, directory in models.items():
+        own = samples(directory, 2).texts
+        assert (own, opponent) in judge.calls
+        assert (opponent, own) in judge.calls
+        # always the first of two of one length: half a win, once in each order
+        wins = [(len(a) > len(b)) + 0.5 * (len(a) == len(b)) for a, b in zip(own, opponent, strict=True)]
+        assert report["models"][name]["win_rate_vs_sft"] == pytest.approx(sum(wins) / len(wins))
+        assert "utility" not in report["models"][name]
+
+
+def test_repetition_and_the_length_controlled_win_rate_are_of_the_samples(found: Any, models: dict[str, str]):
+    report, _, _ = found
+    for name, directory in models.items():
+        taken = samples(directory, 2)
+        shares = []
+        for ids in taken.ids:
+            grams = [tuple(ids[i : i + 4]) for i in range(len(ids) - 3)]
+            shares.append(sum(gram in grams[:i] for i, gram in enumerate(grams)) / len(grams) if grams else 0.0)
+        row = report["models"][name]
+        assert row["repetition"] == pytest.approx(sum(shares) / len(shares))
+        low, high = row["ci95_length_controlled"]
+        assert 0 < low <= row["length_controlled_win_rate"] <= high < 1
+
+
+def test_responses_are_written_for_people_to_rank(models: dict[str, str], tmp_path: Path):
+    rows = [{"prompt": row["prompt"], "id": f"p{i}", "use_case": "qa"} for i, row in enumerate(PROMPTS)]
+    evaluate(
+        models, write(tmp_path / "p.jsonl", rows), str(tmp_path / "r.json"), judge=Judge(), sampling=SAMPLING,
+        reading=READING, batch_size=3, responses_out=str(tmp_path / "new" / "responses.jsonl"),
+    )  # fmt: skip
+    written = [json.loads(line) for line in (tmp_path / "new" / "responses.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["prompt"], row["use_case"]) for row in written] == [
+        (row["id"], row["prompt"], "qa") for row in rows
+    ]
+    texts = {name: samples(directory, 2).texts for name, directory in models.items()}
+    for i, row in enumerate(written):
+        assert {name: row["responses"][row["systems"].index(name)] for name in models} == {
+            name: texts[name][i] for name in models
+        }
+    assert len({tuple(row["systems"]) for row in written}) == 2, "the order says nothing about whose it is"
+
+
+def test_with_few_prompts_the_interval_is_not_trusted(
+    found: Any, capsys: pytest.CaptureFixture[str], models: Any, tmp_path: Path
+):
+    for num, said in ((29, True), (30, False)):
+        rows = [{"prompt": "a"}] * num
+        evaluate(
+            models, write(tmp_path / f"{num}.jsonl", rows), str(tmp_path / "r.json"), judge=Judge(), sampling=SAMPLING,
+            reading=READING,
+        )  # fmt: skip
+        assert (f"only {num} prompts: the intervals are too narrow" in capsys.readouterr().out) == said
+
+
 # ------------------------------------------------------------------ the interval
 
 
@@ -281,7 +354,12 @@ def test_the_interval_of_equal_values_is_a_point():
     ("settings", "message"),
     [
         ({"baseline": "base"}, r"baseline 'base' is not among models \(sft, ppo\)"),
-        ({"judge": None}, "give --reward_model DIR or --judge"),
+        ({"judge": None}, "give --reward_model DIR, --judge CLASS_PATH or --pair_judge CLASS_PATH"),
+        ({"pair_judge": lambda records, a, b: [1.0]}, "the pair judge returned 1 preferences for 8 pairs"),
+        (
+            {"pair_judge": lambda records, a, b: [0.5, 2.0, *[1.0] * 5, None]},
+            r"0\.5 \(tie\) for each pair, got 2\.0 for pair 1 \(2 such in all\)",
+        ),
         ({"judge": lambda records, texts: [{"utility": 1.0}]}, "the judge returned 1 judgements for 8 responses"),
         ({"judge": lambda records, texts: [{"likert": 1} for _ in texts]}, "the judge gives no `utility`"),
         (

@@ -195,6 +195,31 @@ def test_the_best_export_survives_a_resume(tiny_dir: Any, tiny_reward_dir: Any, 
     assert sidecar.read_text() == before
 
 
+def test_two_exports_and_the_course_of_training_survive_a_resume(tiny_dir: Any, tmp_path: Path):
+    """One export per metric, and every second validation's weights: the same directories as without an interruption."""
+    valid = write(tmp_path / "valid.jsonl", DEMOS)
+
+    def callbacks() -> list[Callback]:
+        least = ExportHF(monitor="val/loss", mode="min", dirname="least_loss")
+        return [ExportHF(every=2), least, SaveCheckpoints(every_n_batches=1)]
+
+    def start(run: str, *more: Callback, **settings: Any) -> None:
+        module = SFT(tiny_dir("gpt2"), optimizer=adamw(0.003), dropout=0.0, final_lr_fraction=1.0)
+        fit(module, demos(tmp_path, valid=valid), tmp_path / run, *more, *callbacks(), max_epochs=5, **settings)
+
+    start("whole")
+    with pytest.raises(Interrupted):
+        start("run", Interrupt(3))
+    start("run", ckpt_path=tmp_path / "run" / "checkpoints")
+    for run in ("whole", "run"):
+        names = sorted(path.name for path in (tmp_path / run / "export_at").iterdir())
+        assert names == ["2", "4"], "of five validations, one per step"
+    for place in ("export", "least_loss", "export_at/2", "export_at/4"):
+        files = [tmp_path / run / place / "model.safetensors" for run in ("whole", "run")]
+        assert files[0].read_bytes() == files[1].read_bytes(), place
+    assert (tmp_path / "run/export_at/2/model.safetensors").read_bytes() != files[1].read_bytes()
+
+
 @pytest.mark.parametrize(("before", "after"), [(None, 0.9), (0.9, None)])
 def test_a_moving_average_cannot_come_or_go_in_a_resume(
     tiny_dir: Any, tmp_path: Path, before: float | None, after: float | None

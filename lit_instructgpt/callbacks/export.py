@@ -24,33 +24,50 @@ class ExportHF(Callback):
     """Writes ``export/`` in the run directory: weights, tokenizer, generation config, model card.
 
     With ``monitor`` it is the checkpoint whose validation metric was best, written whenever one is, and
-    the final weights go to ``export_last/`` beside it; without it, the final weights.
+    the final weights go to ``export_last/`` beside it; without it, the final weights. With ``every`` the weights of every
+    n-th validation are kept too, for curves over the course of training: ``export_at/STEP/``, counted in optimizer steps.
 
     Args:
         monitor: a validation metric, e.g. ``val/rm_score``.
         mode: whether the smallest (``min``) or the largest (``max``) is best.
         dirname: of the directory, below the run directory.
+        every: keep the weights of every n-th validation.
     """
 
-    def __init__(self, monitor: str | None = None, mode: str = "max", dirname: str = "export") -> None:
+    def __init__(
+        self, monitor: str | None = None, mode: str = "max", dirname: str = "export", every: int | None = None
+    ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"ExportHF: mode must be min or max, got {mode!r}")
         if Path(dirname).name != dirname or dirname in ("", ".."):
             raise ValueError(f"ExportHF: dirname must be a name in the run directory, got {dirname!r}")
-        self.monitor, self.mode, self.dirname = monitor, mode, dirname
+        if every is not None and every < 1:
+            raise ValueError(f"ExportHF: every must be at least 1, got {every}")
+        self.monitor, self.mode, self.dirname, self.every = monitor, mode, dirname, every
         self.best: float | None = None
+        self.validations = 0
+
+    @property
+    def state_key(self) -> str:
+        """One run can have several, for different metrics."""
+        return f"{type(self).__qualname__}[{self.dirname}]"
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far."""
-        return {"best": self.best}
+        """The best value so far, and how many there were."""
+        return {"best": self.best, "validations": self.validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the best value so far."""
-        self.best = state_dict["best"]
+        """Restores them."""
+        self.best, self.validations = state_dict["best"], state_dict["validations"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Exports if the metric has improved; NaN is no improvement, and is said."""
-        if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
+        """Exports if it is the turn to, or the metric has improved; NaN is no improvement, and is said."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self.validations += 1
+        if self.every is not None and self.validations % self.every == 0:
+            self._export(trainer, pl_module, f"{self.dirname}_at/{trainer.global_step}")
+        if self.monitor is None:
             return
         value = trainer.callback_metrics.get(self.monitor)
         if value is None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Real
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,17 @@ from rich.progress import Progress
 from rich.table import Table
 
 from lit_instructgpt.datamodules.tokenizing import Reading, Source
+from lit_instructgpt.evaluation.judging import Judge, Judgements, Judges, PairJudge
 from lit_instructgpt.evaluation.policies import Evaluated, Samples, prompts_for_all
 from lit_instructgpt.evaluation.reward_models import reward_model_report
-from lit_instructgpt.evaluation.statistics import bootstrap_ci
+from lit_instructgpt.evaluation.statistics import bootstrap_ci, length_controlled_win_rate, repetition
 from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.records import Prompt, Text
 from lit_instructgpt.rewards import ModelReward
 from lit_instructgpt.sampling import Sampling
 
-Judge = Callable[[list[dict[str, Any]], list[str]], list[dict[str, Any]]]
-"""(prompt records, responses) -> one dict of numbers (or None) per response; ``utility`` decides wins."""
+FEW = 30
+"""With fewer prompts a bootstrap interval is too narrow, and is said to be."""
 
 
 def evaluate(
@@ -37,6 +37,7 @@ def evaluate(
     init: str | None = None,
     reward_model: str | None = None,
     judge: Judge | None = None,
+    pair_judge: PairJudge | None = None,
     text: Source | None = None,
     text_tokens: int = 256,
     comparisons: Source | None = None,
@@ -45,6 +46,7 @@ def evaluate(
     reading: Reading | None = None,
     format: PromptFormat | None = None,
     num_shown: int = 12,
+    responses_out: str | None = None,
     batch_size: int = 64,
     device: str = "cpu",
 ) -> dict[str, Any]:
@@ -60,6 +62,8 @@ def evaluate(
         reward_model: directory of a reward model; gives ``rm_score``, and decides wins without a judge.
         judge: class path of a callable ``(records, responses) -> list of dicts``; its ``utility`` decides wins,
             its other numbers are averaged. Needs ``--allow_import`` for its package.
+        pair_judge: class path of a callable ``(records, first, second) -> list``: 1 where the first response is better, 0 where
+            the second is, 0.5 for a tie. Asked in both orders; decides wins instead of scores.
         text: file of held-out text for ``text_loss`` (nats per token).
         text_tokens: length of its blocks.
         comparisons: rankings that the reward model was not trained on, for its pair accuracy.
@@ -68,6 +72,8 @@ def evaluate(
         reading: length limits.
         format: for models that do not say how their prompts were formatted.
         num_shown: prompts whose responses are shown side by side.
+        responses_out: JSONL file for all prompts with the responses of all models in random order (``responses``, and whose
+            they are, ``systems``), for people to rank; ``lit-instructgpt rankings`` reads their rankings.
         batch_size: prompts per batch.
         device: cpu, cuda, ...
 
@@ -75,7 +81,8 @@ def evaluate(
         The report, as written.
     """
     sampling, reading = sampling or Sampling(max_new_tokens=256), reading or Reading()
-    _check(models, baseline, reward_model, judge, comparisons, held_out_comparisons, sampling)
+    judged_by = bool(reward_model or judge or pair_judge)
+    _check(models, baseline, reward_model, judged_by, comparisons, held_out_comparisons, sampling)
     texts = [] if text is None else reading.read(text, Text)
     records = prompts_for_all(
         list(models.values()), reading.read(prompts, Prompt), texts, format, reading, sampling, text_tokens
@@ -85,8 +92,10 @@ def evaluate(
     )
     how = Measuring(sampling, reading, format, texts, text_tokens, batch_size, device)
     opponent, found = _measure(models, records, baseline, init or baseline, how)
-    report = _compare(found, opponent, judge, scorer, baseline, num_shown)
+    report = _compare(found, opponent, Judges(judge, pair_judge, scorer), baseline, num_shown)
     report["seed"] = sampling.seed
+    if responses_out is not None:
+        write_responses(found, responses_out, sampling.seed)
     if scorer is not None and comparisons is not None:
         report["rm"] = reward_model_report(scorer, reading, comparisons, held_out_comparisons)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +108,7 @@ def _check(
     models: dict[str, str],
     baseline: str,
     reward_model: str | None,
-    judge: Judge | None,
+    judged_by: bool,
     comparisons: Source | None,
     held_out_comparisons: Source | None,
     sampling: Sampling,
@@ -108,8 +117,8 @@ def _check(
     wrong = {
         f"baseline {baseline!r} is not among models ({', '.join(models)}): give --baseline NAME": baseline
         not in models,
-        "give --reward_model DIR or --judge CLASS_PATH: something must judge the responses": (
-            not reward_model and judge is None
+        "give --reward_model DIR, --judge CLASS_PATH or --pair_judge CLASS_PATH: something must judge the responses": (
+            not judged_by
         ),
         "comparisons measure a reward model: give --reward_model DIR, or leave --comparisons out": (
             comparisons is not None and not reward_model
@@ -162,75 +171,55 @@ def _measure(
 def _compare(
     found: dict[str, Samples],
     opponent: Samples,
-    judge: Judge | None,
-    scorer: ModelReward | None,
+    judges: Judges,
     baseline: str,
     num_shown: int,
 ) -> dict[str, Any]:
-    judged = {name: _judge(s, judge, scorer) for name, s in found.items()}
-    against = _judge(opponent, judge, scorer)
+    judged = {name: judges.judge_each(s) for name, s in found.items()}
+    against = judges.judge_each(opponent)
     report: dict[str, Any] = {
-        "models": {name: _model_report(s, judged[name], against, baseline) for name, s in found.items()},
+        "models": {
+            name: _model_report(s, judged[name], judges.wins(s, judged[name], opponent, against), opponent, baseline)
+            for name, s in found.items()
+        },
         "samples": _shown(found, judged, num_shown),
         "num_prompts": len(opponent.texts),
-        "wins_by": "judge" if judge is not None else "reward_model",
+        "wins_by": judges.wins_by,
     }
     return report
 
 
 def _reseeded(sampling: Sampling) -> Sampling:
-    return Sampling(1, sampling.max_new_tokens, sampling.temperature, sampling.seed + 1)
+    return replace(sampling, seed=sampling.seed + 1)
 
 
-def _judge(samples: Samples, judge: Judge | None, scorer: ModelReward | None) -> list[dict[str, Any]]:
-    """Per response: the judge's numbers, the reward model's score, and the utility that decides wins."""
-    rows = _numbers(judge(samples.records, samples.texts)) if judge else [{} for _ in samples.texts]
-    if len(rows) != len(samples.texts):
-        raise ValueError(f"the judge returned {len(rows)} judgements for {len(samples.texts)} responses")
-    if scorer is not None:
-        for row, score in zip(rows, samples.score(scorer), strict=True):
-            row["rm_score"] = score
-            row.setdefault("utility", score)
-    if any(row.get("utility") is None for row in rows):
-        raise ValueError(
-            "the judge gives no `utility` for some response and there is no reward model: nothing decides which "
-            "response wins"
-        )
-    return rows
-
-
-def _numbers(judgements: Sequence[Any]) -> list[dict[str, Any]]:
-    """The judge's dicts with plain, finite numbers.
-
-    Raises:
-        ValueError: something else is in them.
-    """
+def write_responses(found: dict[str, Samples], path: str, seed: int) -> None:
+    """One line per prompt: its record, the models' responses in random order, and whose they are."""
     rows = []
-    for judgement in judgements:
-        if not isinstance(judgement, Mapping):
-            raise ValueError(f"the judge must return one dict per response, got {judgement!r}")
-        row: dict[str, Any] = {}
-        for key, value in judgement.items():
-            if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
-                raise ValueError(f"the judge must give finite numbers or None, got {key}={value!r}")
-            row[key] = value if value is None or isinstance(value, int) else float(value)
-        rows.append(row)
-    return rows
+    for i, record in enumerate(next(iter(found.values())).records):
+        names = list(found)
+        random.Random(f"{seed}/{i}").shuffle(names)
+        rows.append({**record, "responses": [found[name].texts[i] for name in names], "systems": names})
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def _model_report(
     samples: Samples,
-    judged: list[dict[str, Any]],
-    against: list[dict[str, Any]],
+    judged: Judgements,
+    wins: np.ndarray,
+    opponent: Samples,
     baseline: str,
 ) -> dict[str, Any]:
-    margins = np.array([a["utility"] - b["utility"] for a, b in zip(judged, against, strict=True)])
-    wins = (np.sign(margins) + 1) / 2
+    longer_by = np.array([len(a) - len(b) for a, b in zip(samples.texts, opponent.texts, strict=True)])
+    controlled, controlled_ci = length_controlled_win_rate(wins, longer_by)
     lengths = [len(ids) for ids in samples.ids]
     counts, edges = np.histogram(lengths, bins=20, range=(0, max([*lengths, 1])))
     report: dict[str, Any] = {
         f"win_rate_vs_{baseline}": float(wins.mean()),
         "ci95": bootstrap_ci(wins),
+        "length_controlled_win_rate": controlled,
+        "ci95_length_controlled": controlled_ci,
     }
     for key in dict.fromkeys(key for row in judged for key in row):
         values = [row[key] for row in judged if row.get(key) is not None]
@@ -243,13 +232,14 @@ def _model_report(
         "text_loss": samples.text_loss,
         "response_tokens": float(np.mean(lengths)),
         "stop_rate": float(np.mean(samples.stopped)),
+        "repetition": float(np.mean([repetition(ids) for ids in samples.ids])),
         "num_prompts": len(judged),
         "length_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
     }
     return report
 
 
-def _shown(found: dict[str, Samples], judged: dict[str, list[dict[str, Any]]], num: int) -> list[dict[str, Any]]:
+def _shown(found: dict[str, Samples], judged: dict[str, Judgements], num: int) -> list[dict[str, Any]]:
     names = list(found)
     samples = found[names[0]]
     step = max(len(samples.texts) // max(num, 1), 1)
@@ -281,6 +271,10 @@ def _print(report: dict[str, Any], baseline: str) -> None:
     for name, row in report["models"].items():
         table.add_row(name, *["-" if row.get(k) is None else f"{row[k]:.3f}" for k in shown])
     Console().print(table)
+    if report["num_prompts"] < FEW:
+        Console().print(
+            f"only {report['num_prompts']} prompts: the intervals are too narrow (with {FEW} or more they can be trusted)"
+        )
     if "rm" in report:
         rm = report["rm"]
         Console().print(

@@ -1,0 +1,357 @@
+"""What is trained and measured with one seed, as jobs. Every model is trained and judged by the public command.
+
+The demo's stages come first (`configs/miniature`). Sweeps are the same configs with the options below; nothing else differs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from miniature.demo import Demo, read
+from miniature.generate import write
+from miniature.gold import judge
+from miniature.labelers import HELD_OUT, TRAINING, Labeler, rank
+from miniature.rank import choose, compare
+
+from benchmarks.paper.jobs import Job
+
+Row = dict[str, Any]
+
+NO_TEXT = ("--model.ppo.ptx_coef", "0", "--data.text", "null")
+POLICY_LR = 0.0005
+"""Of configs/miniature/ppo.yaml."""
+
+PTX_COEFS = (0.1, 0.3, 3.0)
+KL_COEFS = (0.3, 1.0, 3.0)
+LR_FACTORS = (4, 16)
+
+ARMS: dict[str, tuple[str, ...]] = {
+    "ppo_ptx": (),
+    "ppo": NO_TEXT,
+    **{f"ptx_{coef:g}": ("--model.ppo.ptx_coef", str(coef)) for coef in PTX_COEFS},
+    **{f"kl_{coef:g}": (*NO_TEXT, "--model.ppo.kl_coef", str(coef)) for coef in KL_COEFS},
+    **{f"lr_{x}_ptx": ("--model.optimizer.init_args.lr", str(POLICY_LR * x)) for x in LR_FACTORS},
+    **{f"lr_{x}": (*NO_TEXT, "--model.optimizer.init_args.lr", str(POLICY_LR * x)) for x in LR_FACTORS},
+}
+"""PPO runs -> what differs from configs/miniature/ppo.yaml."""
+
+LARGE = (
+    "--model.model.config.hidden_size", "256", "--model.model.config.num_hidden_layers", "6",
+    "--model.model.config.intermediate_size", "1024", "--model.optimizer.init_args.lr", "0.002",
+)  # fmt: skip
+"""The larger pretrained model; counted in parameters by `claims`."""
+
+SFT_EPOCHS = 16
+"""The paper's (section 3.5)."""
+
+GOLD_RM_PROMPTS = (60, 240, 960)
+"""Ranked prompts that the reward models of the over-optimization study learn from."""
+
+BEST_OF = 64
+BEST_OF_PROMPTS = 200
+SNAPSHOT_EVERY = 2
+"""Iterations between the weights that are kept of a run without a KL penalty."""
+
+
+class Seed:
+    """The stages of one seed.
+
+    Args:
+        work: directory of all seeds.
+        seed: of everything.
+        threads: of each command.
+    """
+
+    def __init__(self, work: Path, seed: int, threads: int) -> None:
+        self.seed, self.threads = seed, threads
+        self.out = work / f"seed-{seed}"
+        self.demo = Demo(self.out, seed)
+
+    # ------------------------------------------------------------------ commands
+
+    def command(self, stage: str, *args: str, module: str = "lit_instructgpt") -> None:
+        """Run a command; its output goes to a file.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        log = self.out / "logs" / f"{stage}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "PYTHONPATH": "data", "OMP_NUM_THREADS": str(self.threads)}
+        with log.open("w", encoding="utf-8") as file:
+            line = [sys.executable, "-m", module, *args]
+            code = subprocess.run(line, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
+        if code:
+            raise RuntimeError(f"exit code {code}: {log}")
+
+    def fit(self, stage: str, configs: Sequence[str], *options: str, overlay: Row | None = None) -> None:
+        """Train a stage from shipped configs, options and an overlay."""
+        extra: list[str] = []
+        if overlay is not None:
+            file = self.out / "configs" / f"{stage}-overlay.yaml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(yaml.safe_dump(overlay), encoding="utf-8")
+            extra = ["--config", str(file)]
+        files = [arg for name in configs for arg in ("--config", str(self.demo.config(name)))]
+        place = ["--run_dir", str(self.out / stage), "--seed_everything", str(self.seed)]
+        self.command(stage, "fit", *files, *extra, *place, *options)
+
+    def evaluate(self, stage: str, models: dict[str, str], **changes: Any) -> None:
+        """Judge exported models by the world's truth, the labelers' reward model beside it."""
+        config = yaml.safe_load(self.demo.config("evaluate").read_text(encoding="utf-8"))
+        for key in ("comparisons", "held_out_comparisons"):
+            del config[key]
+        config |= {"models": models, "out": str(self.out / f"{stage}.json"), **changes}
+        file = self.out / "configs" / f"{stage}.yaml"
+        file.write_text(yaml.safe_dump(config), encoding="utf-8")
+        self.command(stage, "evaluate", "--config", str(file), "--allow_import", "miniature")
+
+    def export(self, stage: str) -> str:
+        """Directory of a stage's model."""
+        return str(self.out / stage / "export")
+
+    # ------------------------------------------------------------------ stages of the demo
+
+    def data(self) -> None:
+        """Customers, tasks and text; prepared."""
+        out = str(self.out)
+        self.command("generate", "--out", f"{out}/collected", "--seed", str(self.seed), module="miniature.generate")
+        inputs = [f"{out}/collected/raw/{name}.jsonl" for name in ("demonstrations", "prompts_rm", "prompts_ppo")]
+        self.command("prepare", "prepare", "--config", str(self.demo.config("prepare")), "--inputs", json.dumps(inputs),
+                     "--seed", str(self.seed))  # fmt: skip
+        for split in ("train", "valid"):
+            os.replace(f"{out}/collected/raw/text.{split}.jsonl", f"{out}/data/text.{split}.jsonl")
+
+    def samples(self) -> None:
+        """Nine outputs of the SFT model per prompt."""
+        (self.out / "samples.jsonl").unlink(missing_ok=True)
+        self.command("predict", "predict", "--config", str(self.demo.config("predict")), "--seed_everything",
+                     str(self.seed), "--run_dir", str(self.out / "predict"))  # fmt: skip
+
+    def sampled(self) -> list[Row]:
+        """The prompts with their outputs, and the split of each."""
+        valid = {row["id"] for row in read(self.out / "data/prompts_rm.valid.jsonl")}
+        rows = read(self.out / "samples.jsonl")
+        return [{**row, "split": "valid" if row["id"] in valid else "train"} for row in rows]
+
+    def ranked(self) -> None:
+        """The labelers' rankings: as K-wise elements, as shuffled pairs; of validation prompts by all labelers; by the truth."""
+        rows = self.sampled()
+        elements, _, agreement = compare(rows, self.seed)
+        splits = {row["id"]: row["split"] for row in rows}
+        folder = self.out / "ranked"
+        train = [row for row in elements if splits[row["id"]] == "train"]
+        write(folder / "comparisons.train.jsonl", train)
+        write(folder / "comparisons.valid.jsonl", [row for row in elements if splits[row["id"]] == "valid"])
+        write(folder / "pairs.train.jsonl", pairs_of(train, self.seed))
+        valid = [row for row in rows if row["split"] == "valid"]
+        for name, labelers in (("training", TRAINING), ("held_out", HELD_OUT)):
+            write(folder / f"all_{name}.valid.jsonl", by_all(valid, labelers, self.seed))
+        gold = by_truth(rows, self.seed)
+        for size in GOLD_RM_PROMPTS:
+            write(folder / f"gold_{size}.train.jsonl", [row for row in gold if splits[row["id"]] == "train"][:size])
+        write(folder / "gold.valid.jsonl", [row for row in gold if splits[row["id"]] == "valid"])
+        (folder / "agreement.json").write_text(json.dumps(agreement) + "\n", encoding="utf-8")
+
+    # ------------------------------------------------------------------ what goes beyond it
+
+    def sft_long(self) -> None:
+        """SFT for the paper's 16 epochs; kept are the epochs of least loss and of highest reward-model score."""
+        export = "lit_instructgpt.callbacks.ExportHF"
+        callbacks = [
+            {"class_path": export, "init_args": {"monitor": "val/loss", "mode": "min", "dirname": "least_loss"}},
+            {"class_path": export, "init_args": {"monitor": "val/rm_score", "dirname": "best_score"}},
+        ]
+        overlay = {
+            "trainer": {"max_epochs": SFT_EPOCHS, "callbacks": callbacks},
+            "model": {"init_args": {"reward_model": self.export("rm"), "sampling": {"max_new_tokens": 48}}},
+        }
+        self.fit("sft_long", ("sft",), overlay=overlay)
+
+    def gold_rm(self, size: int) -> None:
+        """A reward model that learns from the truth's own rankings of some prompts."""
+        folder = self.out / "ranked"
+        self.fit(
+            f"gold_rm_{size}", ("rm",), "--data.train", str(folder / f"gold_{size}.train.jsonl"),
+            "--data.valid", str(folder / "gold.valid.jsonl"),
+        )  # fmt: skip
+
+    def over(self, size: int) -> None:
+        """PPO against it without KL penalty or text, its weights kept along the way."""
+        overlay = {
+            "trainer": {
+                "val_check_interval": SNAPSHOT_EVERY,
+                "limit_val_batches": 1,
+                "callbacks": [
+                    {"class_path": "lit_instructgpt.callbacks.ExportHF", "init_args": {"every": 1}},
+                ],
+            },
+            "model": {"init_args": {"reward_model": self.export(f"gold_rm_{size}")}},
+        }
+        self.fit(f"over_{size}", ("ppo",), *NO_TEXT, "--model.ppo.kl_coef", "0", overlay=overlay)
+
+    def evaluate_over(self, size: int) -> None:
+        """Proxy and gold score, and KL, along that run."""
+        kept = sorted((self.out / f"over_{size}/export_at").iterdir(), key=lambda path: int(path.name))
+        models = {"init": self.export("init")} | {f"step_{path.name}": str(path) for path in kept}
+        rows = read(self.out / "data/prompts_ppo.test.jsonl")[:400]
+        write(self.out / "data/prompts_over.test.jsonl", rows)
+        self.evaluate(
+            f"evaluate_over_{size}", models, baseline="init", init="init", text=None,
+            reward_model=self.export(f"gold_rm_{size}"), prompts=str(self.out / "data/prompts_over.test.jsonl"),
+        )  # fmt: skip
+
+    def best_of(self) -> None:
+        """Samples of PPO's start for best-of-n."""
+        rows = read(self.out / "data/prompts_ppo.test.jsonl")[:BEST_OF_PROMPTS]
+        write(self.out / "data/prompts_best_of.jsonl", rows)
+        samples = self.out / "best_of.jsonl"
+        samples.unlink(missing_ok=True)
+        writer = {"class_path": "lit_instructgpt.callbacks.WriteSamples", "init_args": {"path": str(samples)}}
+        overlay = {
+            "trainer": {"callbacks": [writer]},
+            "model": {"init_args": {"model": self.export("init"), "sampling": {"num_samples": BEST_OF}}},
+            "data": {"init_args": {"predict": [str(self.out / "data/prompts_best_of.jsonl")], "valid_batch_size": 16}},
+        }
+        file = self.out / "configs/best_of.yaml"
+        file.write_text(yaml.safe_dump(overlay), encoding="utf-8")
+        self.command("best_of", "predict", "--config", str(self.demo.config("predict")), "--config", str(file),
+                     "--seed_everything", str(self.seed), "--run_dir", str(self.out / "best_of"))  # fmt: skip
+
+    def module(self, name: str) -> Callable[[], None]:
+        """Work that is a module of this package: `python -m benchmarks.paper.NAME DIR SEED`."""
+        return lambda: self.command(name, str(self.out), str(self.seed), module=f"benchmarks.paper.{name}")
+
+    def evaluate_all(self) -> None:
+        """All policies beside the SFT model, on prompts of customers that no stage has seen."""
+        stages = ("base", "large", "sft", "init", *ARMS)
+        models = {name: self.export(name) for name in stages}
+        self.evaluate("evaluate_all", models, responses_out=str(self.out / "responses.jsonl"))
+
+    def evaluate_prompted(self) -> None:
+        """The prompted pretrained models: their prefix makes every prompt longer."""
+        models = {name: self.export(name) for name in ("sft", "prompted", "prompted_large")}
+        reading = {"max_prompt_tokens": 207, "max_response_tokens": 48, "max_tokens": 256}
+        self.evaluate("evaluate_prompted", models, reading=reading, init="sft")
+
+    def evaluate_sft(self) -> None:
+        """Both selections of the long SFT run against one another."""
+        models = {name: str(self.out / "sft_long" / name) for name in ("least_loss", "best_score")}
+        self.evaluate("evaluate_sft", models, baseline="least_loss", init="least_loss")
+
+    def evaluate_rm(self) -> None:
+        """Pair accuracy on the rankings of all training and of all held-out labelers."""
+        folder = self.out / "ranked"
+        comparisons = [
+            arg for name in ("training", "held_out")
+            for arg in (f"--comparisons.{name}", str(folder / f"all_{name}.valid.jsonl"))
+        ]  # fmt: skip
+        self.command("evaluate_rm", "evaluate_rm", "--models.rm", self.export("rm"), *comparisons,
+                     "--reading.max_prompt_tokens", "96", "--out", str(self.out / "evaluate_rm.json"))  # fmt: skip
+
+    # ------------------------------------------------------------------ their order
+
+    def jobs(self) -> list[Job]:
+        """All of them."""
+        rm_pairs = ("--data.train", str(self.out / "ranked/pairs.train.jsonl"), "--trainer.max_epochs", "1",
+                    "--trainer.val_check_interval", "0.1")  # fmt: skip
+        rm_kwise = ("--trainer.max_epochs", "1", "--trainer.val_check_interval", "0.1")
+        found = [
+            self.job("data", (), self.data, "collected", "data"),
+            self.trained("base", ("data",), ("base",)),
+            self.trained("large", ("data",), ("base",), *LARGE),
+            self.trained("sft", ("base",), ("sft",)),
+            self.trained("init", ("base",), ("sft", "init")),
+            self.job("samples", ("sft",), self.samples, "predict"),
+            self.job("ranked", ("samples",), self.ranked),
+            self.trained("rm", ("ranked",), ("rm",)),
+            self.trained("rm_pairs", ("ranked",), ("rm",), *rm_pairs),
+            self.trained("rm_kwise", ("ranked",), ("rm",), *rm_kwise),
+            self.job("sft_long", ("rm",), self.sft_long, "sft_long"),
+            *[self.trained(name, ("rm", "init"), ("ppo",), *options) for name, options in ARMS.items()],
+            self.job("best_of", ("init",), self.best_of, "best_of"),
+            self.job("prompted", ("base", "large", "rm"), self.module("prompted"), "prompted", "prompted_large"),
+        ]
+        for size in GOLD_RM_PROMPTS:
+            found += [
+                self.job(f"gold_rm_{size}", ("ranked",), lambda size=size: self.gold_rm(size), f"gold_rm_{size}"),
+                self.job(
+                    f"over_{size}", ("init", f"gold_rm_{size}"), lambda size=size: self.over(size), f"over_{size}"
+                ),
+                self.job(f"evaluate_over_{size}", (f"over_{size}",), lambda size=size: self.evaluate_over(size)),
+            ]
+        found += [
+            self.job("evaluate_all", ("large", *ARMS), self.evaluate_all),
+            self.job("evaluate_prompted", ("prompted",), self.evaluate_prompted),
+            self.job("evaluate_sft", ("sft_long",), self.evaluate_sft),
+            self.job("evaluate_rm", ("rm",), self.evaluate_rm),
+        ]
+        measured = [f"evaluate_{name}" for name in ("all", "prompted", "sft", "rm")]
+        measured += [f"evaluate_over_{size}" for size in GOLD_RM_PROMPTS]
+        found.append(self.job("measure", ("best_of", "rm_pairs", "rm_kwise", *measured), self.module("measure")))
+        return found
+
+    def job(self, name: str, needs: Sequence[str], work: Callable[[], None], *makes: str) -> Job:
+        """A job of this seed."""
+        prefix = f"{self.seed}/"
+        return Job(prefix + name, [prefix + need for need in needs], work, [self.out / made for made in makes])
+
+    def trained(self, name: str, needs: Sequence[str], configs: Sequence[str], *options: str) -> Job:
+        """A job that trains a stage."""
+        return self.job(name, needs, lambda: self.fit(name, configs, *options), name)
+
+
+# ------------------------------------------------------------------ rankings
+
+
+def pairs_of(elements: Sequence[Row], seed: int) -> list[Row]:
+    """Every untied pair of every ranking as an element of its own, shuffled: what the paper found to overfit."""
+    found = []
+    for row in elements:
+        k = len(row["responses"])
+        for i in range(k):
+            for j in range(i + 1, k):
+                if row["ranking"][i] != row["ranking"][j]:
+                    better = row["ranking"][i] < row["ranking"][j]
+                    pair = {
+                        "responses": [row["responses"][i], row["responses"][j]],
+                        "ranking": [1, 2] if better else [2, 1],
+                    }
+                    found.append({**row, **pair, "id": f"{row['id']}/{i}-{j}"})
+    random.Random(f"{seed}/pairs").shuffle(found)
+    return found
+
+
+def by_all(rows: Sequence[Row], labelers: Sequence[Labeler], seed: int) -> list[Row]:
+    """Every prompt ranked by every labeler; the outputs are those that `compare` has ranked."""
+    found = []
+    for row in rows:
+        responses = choose(row["responses"], random.Random(f"{seed}/{row['id']}"))
+        for labeler in labelers if len(responses) > 1 else ():
+            rng = random.Random(f"{seed}/{row['id']}/{labeler.id}")
+            ranking = rank(labeler, row["gold"], responses, rng)
+            found.append({"id": f"{row['id']}/{labeler.id}", "prompt": row["prompt"], "responses": responses,
+                          "ranking": ranking, "labeler": labeler.id, "source": row["use_case"]})  # fmt: skip
+    return found
+
+
+def by_truth(rows: Sequence[Row], seed: int) -> list[Row]:
+    """Every prompt ranked by the truth's own utility, in random order of prompts; equal utilities are ties."""
+    found = []
+    for row in rows:
+        responses = choose(row["responses"], random.Random(f"{seed}/{row['id']}"))
+        worth = [judge(row["gold"], text).utility for text in responses]
+        if len(set(worth)) > 1:
+            levels = sorted(set(worth), reverse=True)
+            found.append({"id": row["id"], "prompt": row["prompt"], "responses": responses,
+                          "ranking": [levels.index(value) + 1 for value in worth], "labeler": "truth"})  # fmt: skip
+    random.Random(f"{seed}/truth").shuffle(found)
+    return found

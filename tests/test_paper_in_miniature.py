@@ -1,0 +1,351 @@
+"""The rules by which the paper's findings hold, on made-up measures; the order of the jobs; the rankings."""
+
+import copy
+import json
+import math
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+from miniature.gold import judge
+from miniature.labelers import HELD_OUT, TRAINING
+
+from benchmarks.paper import claims
+from benchmarks.paper.jobs import Job, Ledger, run
+from benchmarks.paper.measure import curve, head_to_head, preferences
+from benchmarks.paper.stages import ARMS, GOLD_RM_PROMPTS, Seed, by_all, by_truth, pairs_of
+from benchmarks.paper_in_miniature import table
+
+# ------------------------------------------------------------------ jobs
+
+
+class Book:
+    """Jobs that write down when they ran."""
+
+    def __init__(self, path: Path) -> None:
+        self.ledger = Ledger(path / "done")
+        self.did: list[str] = []
+        self.at_once, self.most = 0, 0
+        self.lock = threading.Lock()
+
+    def job(self, name: str, *needs: str, fails: bool = False, makes: tuple[Path, ...] = ()) -> Job:
+        def work() -> None:
+            with self.lock:
+                self.at_once += 1
+                self.most = max(self.most, self.at_once)
+            time.sleep(0.02)
+            with self.lock:
+                self.at_once -= 1
+                self.did.append(name)
+            if fails:
+                raise RuntimeError("no")
+
+        return Job(name, needs, work, makes)
+
+
+def test_every_job_runs_once_after_its_needs_and_no_more_than_the_lanes_at_once(tmp_path: Path):
+    book = Book(tmp_path)
+    jobs = [book.job("c", "a", "b"), book.job("a"), book.job("b", "a"), *[book.job(f"x{i}") for i in range(6)]]
+    assert run(jobs, book.ledger, 2) == {}
+    assert sorted(book.did) == sorted(job.name for job in jobs)
+    assert book.did.index("a") < book.did.index("b") < book.did.index("c")
+    assert book.most == 2
+    assert all(seconds >= 0.02 for seconds in book.ledger.seconds().values())
+    assert set(book.ledger.seconds()) == set(book.did)
+
+
+def test_what_failed_stops_what_needs_it_and_nothing_else_and_is_done_again_later(tmp_path: Path):
+    book = Book(tmp_path)
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "rest").write_text("of a run that was cut off")
+    first = [book.job("a", fails=True), book.job("b", "a"), book.job("c", "b"), book.job("d")]
+    failed = run(first, book.ledger, 2)
+    assert failed == {"a": "RuntimeError: no", "b": "needs a", "c": "needs b"}
+    assert sorted(book.did) == ["a", "d"]
+    again = [book.job("a", makes=(half,)), book.job("b", "a"), book.job("c", "b"), book.job("d")]
+    assert run(again, book.ledger, 2) == {}
+    assert sorted(book.did) == ["a", "a", "b", "c", "d"], "what was done is not done again"
+    assert not half.exists()
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        ([("a", ()), ("a", ())], r"jobs of one name: \['a'\]"),
+        ([("a", ("z",))], r"needs that no job meets: \['z'\]"),
+        ([("a", ("b",)), ("b", ("a",))], "needs in a circle: a, b"),
+    ],
+)
+def test_jobs_that_cannot_all_be_done_are_refused(tmp_path: Path, needs: list[Any], message: str):
+    book = Book(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        run([book.job(name, *need) for name, need in needs], book.ledger, 2)
+    assert book.did == []
+
+
+def test_the_jobs_of_a_seed_can_all_be_done_and_every_arm_is_measured(tmp_path: Path):
+    jobs = Seed(tmp_path, 7, threads=1).jobs()
+    done: list[str] = []
+    ledger = Ledger(tmp_path / "done")
+    assert run([Job(job.name, job.needs, lambda name=job.name: done.append(name)) for job in jobs], ledger, 2) == {}
+    assert len(done) == len(jobs)
+    last = {job.name: set(job.needs) for job in jobs}
+    needed, todo = set(), ["7/measure"]
+    while todo:
+        name = todo.pop()
+        needed.add(name)
+        todo += last[name] - needed
+    assert needed == set(last), "nothing is trained that is not measured"
+
+
+# ------------------------------------------------------------------ rankings
+
+
+def test_pairs_are_all_untied_pairs_each_once():
+    elements = [
+        {"id": "p", "prompt": "x", "responses": ["a", "b", "c"], "ranking": [2, 1, 2], "labeler": "l"},
+        {"id": "q", "prompt": "y", "responses": ["d", "e"], "ranking": [1, 2], "labeler": "l"},
+    ]
+    found = {(row["id"], *row["responses"], *row["ranking"]) for row in pairs_of(elements, 0)}
+    assert found == {("p/0-1", "a", "b", 2, 1), ("p/1-2", "b", "c", 1, 2), ("q/0-1", "d", "e", 1, 2)}
+    many = [{**elements[0], "id": f"p{i}"} for i in range(30)]
+    order = [row["id"].split("/")[0] for row in pairs_of(many, 0)]
+    assert order != sorted(order, key=lambda name: int(name[1:])), "shuffled"
+    assert order == [row["id"].split("/")[0] for row in pairs_of(many, 0)]
+
+
+GOLD = {
+    "task": "word", "use_case": "other", "slots": {}, "require": ["red"], "min_required": 1, "closed": False, "scope": [],
+    "constraint": None, "list": None, "courteous": False, "max_words": 34,
+}  # fmt: skip
+
+
+def sampled(num: int) -> list[dict[str, Any]]:
+    import random
+
+    from miniature.world import sample_task
+
+    rows = []
+    for i in range(num):
+        task = sample_task(random.Random(i))
+        responses = ["The town of Oak is red.", "No.", task.prompt, "You can get red bread there."]
+        rows.append({"id": f"p{i}", "prompt": task.prompt, "responses": responses, "gold": task.gold,
+                     "use_case": task.gold["use_case"]})  # fmt: skip
+    return rows
+
+
+def test_every_labeler_ranks_the_same_outputs_of_every_prompt():
+    rows = by_all(sampled(5), TRAINING, 3)
+    assert len(rows) == 5 * len(TRAINING)
+    for i in range(5):
+        own = [row for row in rows if row["id"].startswith(f"p{i}/")]
+        assert {row["labeler"] for row in own} == {labeler.id for labeler in TRAINING}
+        assert len({tuple(row["responses"]) for row in own}) == 1
+
+
+def test_the_truth_ranks_by_utility_and_leaves_out_what_it_cannot_tell_apart():
+    rows = sampled(20)
+    found = {row["id"]: row for row in by_truth(rows, 0)}
+    for row in rows:
+        worth = {text: judge(row["gold"], text).utility for text in row["responses"]}
+        if row["id"] not in found:
+            continue
+        ranked = dict(zip(found[row["id"]]["responses"], found[row["id"]]["ranking"], strict=True))
+        for one in ranked:
+            for other in ranked:
+                assert (ranked[one] < ranked[other]) == (worth[one] > worth[other])
+    assert found
+
+
+def test_preferences_are_shares_of_prompts_and_a_system_is_as_good_as_itself():
+    rows = [{**row, "responses": [row["responses"][0], row["responses"][0]], "systems": ["ppo_ptx", "sft"]}
+            for row in sampled(200)]  # fmt: skip
+    found = preferences(rows, "ppo_ptx", "sft", 1)
+    assert set(found) == {"training", "held_out"}
+    for group, labelers in (("training", TRAINING), ("held_out", HELD_OUT)):
+        assert set(found[group]["labelers"]) == {who.id for who in labelers}
+        assert found[group]["rate"] == pytest.approx(0.5, abs=0.05), "noise alone decides"
+        assert found[group]["rate"] == pytest.approx(np.mean(list(found[group]["labelers"].values())))
+    better = [{**row, "responses": ["Red.", "red red red red"], "systems": ["ppo_ptx", "sft"]} for row in rows]
+    assert preferences(better, "ppo_ptx", "sft", 1)["training"]["rate"] > 0.6
+    swapped = [{**row, "systems": ["sft", "ppo_ptx"]} for row in better]
+    assert preferences(swapped, "ppo_ptx", "sft", 1)["training"]["rate"] < 0.4
+    assert head_to_head(rows, "ppo_ptx", "sft") == 0.5
+    assert head_to_head(better, "ppo_ptx", "sft") + head_to_head(swapped, "ppo_ptx", "sft") == pytest.approx(1)
+
+
+def test_a_curve_has_the_rows_that_have_all_its_metrics(tmp_path: Path):
+    lines = [{"step": 1, "train/loss": 3.0}, {"step": 2, "val/loss": 2.0, "val/pair_accuracy": 0.5},
+             {"step": 4, "val/loss": 1.0, "val/pair_accuracy": 0.6}]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert curve(tmp_path, "val/loss", "val/pair_accuracy") == {
+        "step": [2, 4], "val/loss": [2.0, 1.0], "val/pair_accuracy": [0.5, 0.6],
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------ figures
+
+
+def test_a_figure_is_a_mean_with_the_interval_of_students_t():
+    values = [0.61, 0.57, 0.64, 0.59, 0.55]
+    found = claims.figure(values)
+    low, high = scipy.stats.t.interval(0.95, 4, np.mean(values), scipy.stats.sem(values))
+    assert found.mean == pytest.approx(np.mean(values))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-5)
+    assert claims.figure([0.5]) == (0.5, -math.inf, math.inf)
+    for degrees, quantile in claims.T_95.items():
+        assert quantile == pytest.approx(scipy.stats.t.ppf(0.975, degrees), abs=1e-3)
+
+
+def test_the_forms_of_gao_et_al_are_recovered_and_peak_where_their_derivative_is_zero():
+    d = np.linspace(0.3, 6, 12)
+    assert claims.fit_rl(d, d * (0.9 - 0.5 * np.log(d))) == pytest.approx((0.9, 0.5))
+    assert claims.fit_best_of_n(d, d * (0.9 - 0.1 * d)) == pytest.approx((0.9, 0.1))
+    peak = claims.rl_peak(0.9, 0.5)
+    value = lambda x: x * (0.9 - 0.5 * math.log(x))  # noqa: E731
+    assert value(peak) > max(value(peak * 0.99), value(peak * 1.01))
+    assert claims.rl_peak(0.9, -0.1) == math.inf
+
+
+# ------------------------------------------------------------------ claims
+
+
+def policy(win: float, **figures: float) -> dict[str, float]:
+    return {"win_rate_vs_sft": win, "utility": 3.5, "hallucination": 0.4, "satisfies_constraint": 0.45, "rm_score": 0.0,
+            "text_loss": 1.0, "kl_to_init": 1.0, **figures}  # fmt: skip
+
+
+def overoptimized(peak: float, size: int) -> dict[str, Any]:
+    """Gold score d (1 - beta log d) with its peak where asked, proxy score d."""
+    beta = 1 / (1 + math.log(peak))
+    rows = {"init": {"kl_to_init": 0.0, "utility": 3.0, "rm_score": 0.5}}
+    for i in range(1, 11):
+        d = 0.5 * i
+        rows[f"step_{i}"] = {"kl_to_init": d**2, "utility": 3.0 + 2 * d * (1 - beta * math.log(d)), "rm_score": 0.5 + d}
+    return rows
+
+
+def measures(seed: int) -> dict[str, Any]:
+    """All claims hold; seeds differ by a little noise."""
+    e = 0.002 * (seed - 3)
+    models = {
+        "base": policy(0.1 + e, hallucination=0.9 + e),
+        "large": policy(0.2 + e),
+        "sft": policy(0.49 + e),
+        "init": policy(0.46, utility=3.4),
+        "ppo": policy(0.6 + e, text_loss=1.2 + e, rm_score=0.7 + e),
+        "ppo_ptx": policy(0.58 + e, hallucination=0.2 + e, satisfies_constraint=0.5 + e, rm_score=0.65 + e, text_loss=0.98),
+        **{f"ptx_{x:g}": policy(0.57, text_loss=0.99, rm_score=0.6 + e) for x in (0.1, 0.3, 3.0)},
+        "kl_0.3": policy(0.55, text_loss=1.1, rm_score=0.5),
+        "kl_1": policy(0.5, text_loss=1.01, rm_score=0.2 + e),
+        "kl_3": policy(0.47, text_loss=1.0, rm_score=0.05 + e),
+        "lr_4": policy(0.5, utility=3.5 + e), "lr_4_ptx": policy(0.5, utility=3.6 + e),
+        "lr_16": policy(0.1, utility=1.0 + e), "lr_16_ptx": policy(0.4, utility=3.0 - e),
+    }  # fmt: skip
+    assert {*ARMS, "base", "large", "sft", "init"} == set(models)
+    rm = {"training": {"pair_accuracy": 0.70 + e}, "held_out": {"pair_accuracy": 0.67 + e / 2}}
+    return {
+        "seed": seed,
+        "models": models,
+        "prompted": {"prompted": policy(0.2 + e), "prompted_large": policy(0.3 + e), "sft": policy(0.5)},
+        "head_to_head": {"ppo_ptx/large": 0.8 + e},
+        "parameters": {"base": 10, "large": 50, "ppo_ptx": 10},
+        "rm": {"models": {"rm": rm}},
+        "agreement": {"training": 0.75, "held_out": 0.76},
+        "rm_curves": {
+            "rm_kwise": {"val/loss": [0.65, 0.60, 0.60 + abs(e)], "val/pair_accuracy": [0.6, 0.65, 0.66 + e]},
+            "rm_pairs": {"val/loss": [0.62, 0.61, 0.70 + e], "val/pair_accuracy": [0.6, 0.65, 0.62 + e]},
+        },
+        "forward_passes": {"kwise": 100, "pairs": 550},
+        "sft_curve": {"val/loss": [2.0, 1.9, 2.1, 2.4], "val/rm_score": [0.0, 0.1, 0.2, 0.1 if seed == 2 else 0.3]},
+        "sft": {"least_loss": policy(0), "best_score": {"win_rate_vs_least_loss": 0.56 + e}},
+        "preferences": {"training": {"rate": 0.58 + e}, "held_out": {"rate": 0.575 + e}},
+        "over": {
+            str(size): overoptimized(peak, size)
+            for size, peak in zip(GOLD_RM_PROMPTS, (1.5 + e, 2.0, 3.0 - e), strict=True)
+        },
+        "best_of": {str(size): [{"gold_std": 2.0}] for size in GOLD_RM_PROMPTS},
+    }
+
+
+SEEDS = [measures(seed) for seed in (1, 2, 3, 4, 5)]
+
+
+def test_all_claims_hold_on_measures_that_were_made_so():
+    rows = claims.evaluate_claims(SEEDS)
+    assert [row["id"] for row in rows] == list(range(1, 11))
+    assert [row["id"] for row in rows if not row["holds"]] == []
+    for row in rows:
+        assert row["ours_is"] in row["figures"]
+        assert row["ci95"][0] <= row["ours"] <= row["ci95"][1]
+        assert row["seeds"] == [1, 2, 3, 4, 5]
+    assert rows[0]["ours"] == pytest.approx(0.58)
+    assert rows[3]["figures"]["difference"]["mean"] == pytest.approx(0.03)
+    assert rows[4]["figures"]["completions computed, pairs by rankings"]["mean"] == pytest.approx(5.5)
+    assert rows[5]["figures"]["epoch of best reward-model score"]["mean"] == pytest.approx((4 * 4 + 3) / 5)
+    peaks = rows[9]["figures"]
+    assert peaks[f"{GOLD_RM_PROMPTS[0]} ranked prompts: sqrt(KL) at the fitted peak"]["mean"] == pytest.approx(
+        1.5, abs=1e-3
+    )
+    assert peaks[f"{GOLD_RM_PROMPTS[2]} ranked prompts: sqrt(KL) at the fitted peak"]["mean"] == pytest.approx(
+        3, abs=1e-3
+    )
+
+
+def change(*path: str, to: Callable[[int], Any]) -> list[dict[str, Any]]:
+    """The measures with one figure of every seed replaced."""
+    rows = copy.deepcopy(SEEDS)
+    for row in rows:
+        place: Any = row
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = to(row["seed"])
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("claim", "path", "to"),
+    [
+        (1, ("models", "ppo", "win_rate_vs_sft"), lambda s: 0.49 + 0.01 * s),  # intervals overlap
+        (1, ("prompted", "prompted", "win_rate_vs_sft"), lambda s: 0.09 + 0.002 * s),
+        (2, ("head_to_head", "ppo_ptx/large"), lambda s: 0.45 + 0.02 * s),  # mean above a half, interval not
+        (3, ("models", "ppo_ptx", "satisfies_constraint"), lambda s: 0.43 + 0.01 * s),
+        (3, ("models", "ppo_ptx", "hallucination"), lambda s: 0.37 + 0.01 * s),
+        (4, ("rm", "models", "rm", "held_out", "pair_accuracy"), lambda s: 0.68 + 0.01 * s),
+        (4, ("agreement", "training"), lambda s: 0.81),
+        (5, ("rm_curves", "rm_pairs", "val/loss"), lambda s: [0.62, 0.61, 0.60]),
+        (5, ("rm_curves", "rm_pairs", "val/pair_accuracy"), lambda s: [0.6, 0.65, 0.63 + 0.01 * s]),
+        (6, ("sft_curve", "val/rm_score"), lambda s: [0.1, 0.3, 0.2, 0.1]),
+        (6, ("sft", "best_score", "win_rate_vs_least_loss"), lambda s: 0.48 + 0.01 * s),
+        (7, ("models", "ppo", "text_loss"), lambda s: 1.01),  # no tax to begin with
+        (7, ("models", "kl_1", "rm_score"), lambda s: 0.66),  # a cheap remedy
+        (8, ("models", "lr_16", "utility"), lambda s: 3.4 + 0.1 * s),
+        (8, ("models", "lr_16_ptx", "utility"), lambda s: 1.0),
+        (9, ("preferences", "held_out", "rate"), lambda s: 0.54 + 0.001 * s),
+        (10, ("over", str(GOLD_RM_PROMPTS[0])), lambda s: overoptimized(3.5, 60)),
+        (10, ("over", str(GOLD_RM_PROMPTS[0])), lambda s: overoptimized(20, 60)),  # never turns
+    ],
+)
+def test_a_claim_that_does_not_hold_is_reported_as_such(claim: int, path: tuple[str, ...], to: Callable[[int], Any]):
+    rows = claims.evaluate_claims(change(*path, to=to))
+    assert [row["id"] for row in rows if not row["holds"]] == [claim]
+
+
+def test_one_seed_shows_nothing():
+    assert not any(row["holds"] for row in claims.evaluate_claims(SEEDS[:1]))
+
+
+def test_the_table_has_every_claim_and_says_which_do_not_hold():
+    rows = claims.evaluate_claims(change("models", "ppo", "text_loss", to=lambda s: 1.01))
+    report = {"claims": rows, "command": "python x.py", "seeds": [1, 2], "minutes": 61.2, "hardware": "2 CPU cores",
+              "versions": {"torch": "2.13.0"}}  # fmt: skip
+    lines = table(report).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:12]] == [str(i) for i in range(1, 11)]
+    assert [line.rsplit("|", 2)[1].strip() for line in lines[2:12]] == ["yes"] * 6 + ["no"] + ["yes"] * 3
+    assert "9 of 10 hold" in lines[-1]
