@@ -97,7 +97,8 @@ def throughput(results: dict[str, Any]) -> str:
 
 def throughput_again(results: dict[str, Any]) -> str:
     """Cases measured once more, one round."""
-    return f"{cases(results['rows'])}\n\n`{results['command']}`; {_where(results)}."
+    notes = "".join(f" {note}" for note in results.get("notes", []))
+    return f"{cases(results['rows'])}\n\n`{results['command']}`; {_where(results)}.{notes}"
 
 
 def targets(results: dict[str, Any]) -> str:
