@@ -312,7 +312,7 @@ def change(*path: str, to: Callable[[int], Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("claim", "path", "to"),
     [
-        (1, ("models", "ppo", "win_rate_vs_sft"), lambda s: 0.49 + 0.01 * s),  # intervals overlap
+        (1, ("models", "ppo", "win_rate_vs_sft"), lambda s: 0.49 + 0.002 * s),  # intervals overlap
         (1, ("prompted", "prompted", "win_rate_vs_sft"), lambda s: 0.09 + 0.002 * s),
         (2, ("head_to_head", "ppo_ptx/large"), lambda s: 0.45 + 0.02 * s),  # mean above a half, interval not
         (3, ("models", "ppo_ptx", "satisfies_constraint"), lambda s: 0.43 + 0.01 * s),
