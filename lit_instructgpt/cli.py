@@ -26,6 +26,7 @@ train and use models (configs in YAML, every key also as --key value):
 before and after:
   prepare    data: deduplicate prompts, cap and split by user, filter PII, statistics
   evaluate   compare exported models: win rate, reward-model score, KL, text loss, your own judge
+  report     results and runs, any number of them, on one HTML page
   chat       talk to an exported policy in the terminal
 
 help:
@@ -44,6 +45,7 @@ LIGHTNING_VERBS = ("fit", "validate", "test", "predict")
 TOOLS = {
     "prepare": ("prepare", "prepare"),
     "evaluate": ("evaluation.compare", "evaluate"),
+    "report": ("report.command", "report"),
     "chat": ("chat", "chat"),
 }
 """Verb -> module and function."""

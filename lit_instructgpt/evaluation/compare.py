@@ -178,6 +178,7 @@ def _compare(
     judged = {name: judges.judge_each(s) for name, s in found.items()}
     against = judges.judge_each(opponent)
     report: dict[str, Any] = {
+        "kind": "policies",
         "models": {
             name: _model_report(s, judged[name], judges.wins(s, judged[name], opponent, against), opponent, baseline)
             for name, s in found.items()

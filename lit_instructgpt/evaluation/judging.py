@@ -97,7 +97,7 @@ def shares(preferences: Sequence[Any], num: int) -> np.ndarray:
     """
     if len(preferences) != num:
         raise ValueError(f"the pair judge returned {len(preferences)} preferences for {num} pairs")
-    wrong = [(i, p) for i, p in enumerate(preferences) if not isinstance(p, Real) or not 0 <= p <= 1]
+    wrong = [(i, p) for i, p in enumerate(preferences) if not isinstance(p, Real) or not 0 <= float(p) <= 1]
     if wrong:
         i, value = wrong[0]
         raise ValueError(

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from lit_instructgpt.report.charts import Bar, bar_chart
 from lit_instructgpt.report.numbers import DASH, clean, decimal, digits_for, number, percent, percent_range
 from lit_instructgpt.report.parts import NOTHING, all_models, color_of, figure, join, name_of
-from lit_instructgpt.report.verdicts import METRICS, VERDICTS, Metric
+from lit_instructgpt.report.verdicts import METRICS, VERDICTS, WIN_RATE, Metric, win_rate_metric
 
 
 def models_table(report: Mapping[str, Any]) -> Markup:
@@ -18,13 +18,15 @@ def models_table(report: Mapping[str, Any]) -> Markup:
     models = {name: m for name, m in all_models(report).items() if m}
     if not models:
         return NOTHING
-    extra = sorted({k for m in models.values() for k, v in m.items() if number(v) is not None} - set(METRICS))
-    known = {k: metric for k, metric in METRICS.items() if any(k in m for m in models.values())}
+    keys = dict.fromkeys(key for m in models.values() for key in m)
+    wins = {key: win_rate_metric(key.removeprefix(WIN_RATE)) for key in keys if key.startswith(WIN_RATE)}
+    extra = sorted({k for m in models.values() for k, v in m.items() if number(v) is not None} - {*METRICS, *wins})
+    known = wins | {k: metric for k, metric in METRICS.items() if any(k in m for m in models.values())}
     known |= {k: Metric(clean(k).replace("_", " "), "", 0, f"{clean(k)} in the report.") for k in extra}
     dot = Markup('<th scope="col"><span class="dot" style="background:{}"></span>{}</th>')
     head = join(dot.format(color_of(m, [*models]), name_of(m)) for m in models)
     rows = join(_metric_row(key, metric, models) for key, metric in known.items())
-    terms = join(Markup("<dt>{}</dt><dd>{}</dd>").format(m.name, m.meaning) for k, m in known.items() if k in METRICS)
+    terms = join(Markup("<dt>{}</dt><dd>{}</dd>").format(m.name, m.meaning) for k, m in known.items() if k not in extra)
     return Markup(
         '<div class="table"><table><thead><tr><th scope="col">Held-out prompts, mean per model</th>{}'
         "</tr></thead><tbody>{}</tbody></table></div>"
@@ -42,7 +44,7 @@ def _metric_row(key: str, metric: Metric, models: Mapping[str, Mapping[str, Any]
     cells = []
     for value, m in zip(values, models.values(), strict=True):
         shown = percent(value, 1) if metric.unit == "%" else decimal(value, digits)
-        ci = percent_range(m.get("ci95"), 1) if key == "win_rate_vs_sft" and value is not None else ""
+        ci = percent_range(m.get("ci95"), 1) if key.startswith(WIN_RATE) and value is not None else ""
         small = Markup("<br><small>{}</small>").format(ci) if ci else NOTHING
         css = Markup(' class="best"') if value is not None and best == metric.better * value else NOTHING
         cells.append(Markup("<td{}>{}{}</td>").format(css, shown, small))

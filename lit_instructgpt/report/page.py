@@ -15,6 +15,7 @@ from lit_instructgpt.report.lengths import length_charts
 from lit_instructgpt.report.models import models_table
 from lit_instructgpt.report.numbers import clean
 from lit_instructgpt.report.parts import NOTHING, as_dict, join
+from lit_instructgpt.report.results import results_section
 from lit_instructgpt.report.reward_model import reward_model_charts
 from lit_instructgpt.report.samples import sample_cards
 from lit_instructgpt.report.scalars import read_scalars
@@ -36,6 +37,7 @@ def write_report(report: dict[str, Any], path: str | Path, runs: Mapping[str, st
     sections = [
         ("models", "Models", models_table(report)),
         ("reward-model", "Reward model", reward_model_charts(report)),
+        ("results", "Other results", results_section(as_dict(report.get("results")))),
         ("training", "Training", training_curves(scalars)),
         ("lengths", "Response lengths", length_charts(report)),
         ("samples", "Samples", sample_cards(report)),

@@ -11,6 +11,7 @@ from lit_instructgpt.report.charts import Bar, bar_chart
 from lit_instructgpt.report.numbers import NBSP, clean, decimal, duration, interval, number, percent, percent_range
 from lit_instructgpt.report.parts import NOTHING, all_models, as_dict, color_of, figure, name_of
 from lit_instructgpt.report.timing import total_seconds
+from lit_instructgpt.report.verdicts import WIN_RATE, baseline_of
 
 
 def hero(report: Mapping[str, Any]) -> Markup:
@@ -34,8 +35,9 @@ def _preferences(report: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     trained: list[str] = []
     base: list[str] = []
     for model, m in all_models(report).items():
-        rate, ci = number(m.get("win_rate_vs_sft")), interval(m.get("ci95"))
-        if rate is None or model == "sft":
+        baseline = baseline_of(m)
+        rate, ci = number(m.get(f"{WIN_RATE}{baseline}")), interval(m.get("ci95"))
+        if rate is None or baseline is None or model == baseline:
             continue
         count = number(m.get("num_prompts"))
         prompts = f"{decimal(count, 0)} held-out prompts" if count else "held-out prompts"
@@ -44,7 +46,7 @@ def _preferences(report: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         of = "of" if count else "of the"
         subject = "The base model" if model == "base" else name_of(model)
         (base if model == "base" else trained).append(
-            f"{subject} is preferred to SFT on {percent(rate)} {of} {prompts}{bounds}{verdict}."
+            f"{subject} is preferred to {name_of(baseline)} on {percent(rate)} {of} {prompts}{bounds}{verdict}."
         )
     return trained[::-1], base
 
@@ -89,14 +91,16 @@ def _cost(report: Mapping[str, Any]) -> list[str]:
 
 def _win_chart(report: Mapping[str, Any]) -> Markup:
     models = all_models(report)
+    baseline = next((found for m in models.values() if (found := baseline_of(m)) is not None), "sft")
     bars = []
     for model, m in models.items():
-        rate = number(m.get("win_rate_vs_sft"))
-        if rate is not None and model != "sft":
+        rate = number(m.get(f"{WIN_RATE}{baseline}"))
+        if rate is not None and model != baseline:
             bars.append(Bar(name_of(model), rate, percent(rate), color_of(model, [*models]), interval(m.get("ci95"))))
     if not bars:
         return NOTHING
+    name = name_of(baseline)
     chart = bar_chart(
-        bars, "Preferred to SFT", "share of held-out prompts", reference=(0.5, f"50{NBSP}%: as good as SFT")
+        bars, f"Preferred to {name}", "share of held-out prompts", reference=(0.5, f"50{NBSP}%: as good as {name}")
     )
-    return figure("Preferred to the SFT model", chart, f"Whiskers: 95{NBSP}% confidence interval.")
+    return figure(f"Preferred to {name}", chart, f"Whiskers: 95{NBSP}% confidence interval.")

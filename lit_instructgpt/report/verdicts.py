@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from lit_instructgpt.report.parts import name_of
 
 
 class Metric(NamedTuple):
@@ -14,13 +17,30 @@ class Metric(NamedTuple):
     meaning: str
 
 
-METRICS = {
-    "win_rate_vs_sft": Metric(
-        "Preferred to SFT",
+WIN_RATE = "win_rate_vs_"
+"""Begins the key of a win rate; the baseline's name follows."""
+
+
+def baseline_of(keys: Iterable[str]) -> str | None:
+    """The model that win rates are against; None where there are none."""
+    return next((key.removeprefix(WIN_RATE) for key in keys if key.startswith(WIN_RATE)), None)
+
+
+def win_rate_metric(baseline: str) -> Metric:
+    """What a win rate means."""
+    name = name_of(baseline)
+    return Metric(
+        f"Preferred to {name}",
         "%",
         1,
-        "Share of held-out prompts on which the model's response is preferred to the SFT model's. "
-        "At 50 % the model is as good as SFT.",
+        f"Share of held-out prompts on which the model's response is preferred to that of {name}. "
+        f"At 50 % the model is as good as {name}.",
+    )
+
+
+METRICS = {
+    "length_controlled_win_rate": Metric(
+        "The same at equal lengths", "%", 1, "The win rate that is left when the difference in length is accounted for."
     ),
     "follows_instruction": Metric(
         "Follows the instruction", "%", 1, "Share of responses that attempt the task the prompt asks for."
@@ -58,6 +78,9 @@ METRICS = {
     ),
     "response_tokens": Metric("Response length (tokens)", "", 0, "Mean number of tokens in a response."),
     "stop_rate": Metric("Ends by itself", "%", 1, "Share of responses that end with the end-of-text token in time."),
+    "repetition": Metric(
+        "Repeats itself", "%", -1, "Share of a response's token 4-grams that it had before, mean over the responses."
+    ),
     "num_prompts": Metric("Held-out prompts", "", 0, "Number of held-out prompts behind the numbers of the model."),
 }
 VERDICTS = {

@@ -1,0 +1,110 @@
+"""Results of any evaluation command as tables: one row per figure, one column per model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from lit_instructgpt.report.charts import Bar, bar_chart
+from lit_instructgpt.report.numbers import DASH, clean, decimal, interval, number
+from lit_instructgpt.report.parts import NOTHING, as_dict, color_of, figure, join, name_of
+
+COLUMNS = ("models", "systems")
+"""Keys whose entries are compared: each is a column."""
+
+APART = ("kind", "versions", "files", "seed", "samples", *COLUMNS)
+"""Keys that are no figures of the file as a whole."""
+
+
+class Value(NamedTuple):
+    """A figure with its 95 % interval, if it has one."""
+
+    value: float
+    ci95: tuple[float, float] | None
+
+
+def figures(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Value]]:
+    """All figures below a mapping, with the keys that lead to each.
+
+    An interval `ci95` belongs to the first number beside it, `ci95_NAME` to NAME; a number called `mean` goes by the
+    keys above it.
+    """
+    intervals = {key: interval(value) for key, value in content.items() if key.startswith("ci95")}
+    first = True
+    for key, value in content.items():
+        x = number(value)
+        if x is not None and not isinstance(value, bool):
+            own = intervals.get(f"ci95_{key}") or (intervals.get("ci95") if first else None)
+            first = False
+            yield (path if key == "mean" and path else (*path, key)), Value(x, own)
+        elif isinstance(value, Mapping):
+            yield from figures(as_dict(value), (*path, key))
+
+
+def results_section(results: Mapping[str, Mapping[str, Any]]) -> Markup:
+    """Every result file in turn: its figures by model, then those of the file as a whole."""
+    return join(_result(name, as_dict(result)) for name, result in results.items())
+
+
+def _result(name: str, result: Mapping[str, Any]) -> Markup:
+    columns = {
+        column: dict(figures(as_dict(content)))
+        for key in COLUMNS
+        for column, content in as_dict(result.get(key)).items()
+    }
+    whole = dict(figures({key: value for key, value in result.items() if key not in APART}))
+    parts = [_table(columns) if columns else NOTHING, _charts(columns), _table({"all": whole}) if whole else NOTHING]
+    kind = clean(result.get("kind") or "results").replace("_", " ")
+    heading = Markup("<h3>{} <small>{}</small></h3>").format(clean(name), kind)
+    return heading + join(parts) if any(parts) else NOTHING
+
+
+def _table(columns: Mapping[str, Mapping[tuple[str, ...], Value]]) -> Markup:
+    rows = dict.fromkeys(key for found in columns.values() for key in found)
+    if not rows:
+        return NOTHING
+    head = join(Markup('<th scope="col">{}</th>').format(name_of(column)) for column in columns)
+    body = []
+    for key in rows:
+        cells = join(Markup("<td>{}</td>").format(_cell(found.get(key))) for found in columns.values())
+        body.append(Markup('<tr><th scope="row">{}</th>{}</tr>\n').format(_label(key), cells))
+    return Markup(
+        '<div class="table"><table><thead><tr><th scope="col">Figure (95 % interval)</th>{}</tr></thead>'
+        "<tbody>{}</tbody></table></div>"
+    ).format(head, join(body))
+
+
+def _cell(found: Value | None) -> Markup:
+    if found is None:
+        return Markup(DASH)
+    shown = decimal(found.value, 0) if found.value == round(found.value) else decimal(found.value, 3)
+    if found.ci95 is None:
+        return Markup("{}").format(shown)
+    low, high = (decimal(bound, 3) for bound in found.ci95)
+    return Markup("{}<br><small>{} to {}</small>").format(shown, low, high)
+
+
+def _label(key: tuple[str, ...]) -> str:
+    return ": ".join(clean(part).replace("_", " ") for part in key)
+
+
+def _charts(columns: Mapping[str, Mapping[tuple[str, ...], Value]]) -> Markup:
+    """Bars of the first share with an interval below each first key, for two models or more."""
+    shown: dict[str, tuple[str, ...]] = {}
+    for found in columns.values():
+        for key, value in found.items():
+            if value.ci95 is not None and 0 <= value.ci95[0] <= value.ci95[1] <= 1:
+                shown.setdefault(key[0], key)
+    if len(columns) < 2:
+        return NOTHING
+    charts = []
+    for key in shown.values():
+        bars = [
+            Bar(name_of(column), found[key].value, decimal(found[key].value, 3), color_of(column, [*columns]),
+                found[key].ci95)
+            for column, found in columns.items() if key in found
+        ]  # fmt: skip
+        charts.append(figure(_label(key), bar_chart(bars, _label(key), "", unit="", width=320)))
+    return Markup('<div class="grid g3">{}</div>').format(join(charts)) if charts else NOTHING
