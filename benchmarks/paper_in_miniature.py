@@ -13,7 +13,6 @@ import platform
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):
@@ -21,29 +20,13 @@ if __package__ in (None, ""):
 
 from benchmarks.paper.claims import evaluate_claims  # noqa: E402
 from benchmarks.paper.jobs import Ledger, run  # noqa: E402
+from benchmarks.paper.results import claims_table  # noqa: E402
 from benchmarks.paper.stages import Seed  # noqa: E402
 
 SEEDS = (1, 2, 3, 4, 5)
 """Seed 0 is the one on which sweeps and rules were tried."""
 
 OUT = ROOT / "benchmarks/results/paper_in_miniature.json"
-
-
-def table(report: dict[str, Any]) -> str:
-    """The claims, as README.md shows them."""
-    lines = ["| | the paper's finding | paper | here (95 % CI over seeds) | holds |", "|---|---|---|---|---|"]
-    for row in report["claims"]:
-        low, high = row["ci95"]
-        here = f"{row['ours_is']}: {row['ours']:.3g} ({low:.3g} to {high:.3g})"
-        lines.append(f"| {row['id']} | {row['claim']} | {row['paper']} | {here} | {'yes' if row['holds'] else 'no'} |")
-    held = sum(row["holds"] for row in report["claims"])
-    lines += [
-        "",
-        f"{held} of {len(report['claims'])} hold, with the rules in the file; `{report['command']}`, seeds "
-        f"{', '.join(map(str, report['seeds']))}, {report['minutes']:.0f} minutes on {report['hardware']}, torch "
-        f"{report['versions']['torch']}. All figures: benchmarks/results/paper_in_miniature.json.",
-    ]
-    return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -95,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     }  # fmt: skip
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(table(report))
+    print(claims_table(report))
     for row in report["claims"]:
         print(f"\n{row['id']}. {row['claim']}: {'holds' if row['holds'] else 'DOES NOT HOLD'}")
         for name, value in row["figures"].items():

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.fault_scenarios import TITLES
 from benchmarks.gpu_checks import table as gpu_checks_table
 from benchmarks.memory import table as memory_table
+from benchmarks.paper.results import claims_table, figures_tables
 from benchmarks.quantized import table as quantized_table
 from benchmarks.targets import table as target_table
 from benchmarks.throughput import phase_table
@@ -230,8 +231,19 @@ def faults(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", about])
 
 
+def paper_in_miniature(results: dict[str, Any]) -> str:
+    """The paper's findings here."""
+    return claims_table(results)
+
+
+def paper_figures(results: dict[str, Any]) -> str:
+    """All figures behind them."""
+    return figures_tables(results)
+
+
 PLACES = {
-    "README.md": (miniature, real_data),
+    "README.md": (miniature, paper_in_miniature, real_data),
+    "docs/results.md": (paper_figures,),
     "docs/scale.md": (quantized, two_processes, memory, gpu_checks),
     "docs/checkpoints.md": (faults,),
     "docs/performance.md": (
@@ -246,7 +258,9 @@ PLACES = {
         demo_times,
     ),
 }
-"""File -> what it shows; each from the result of the same name, the targets from throughput's and others."""
+"""File -> what it shows; each from the result of the same name, or of that in `SHARED`."""
+
+SHARED = {"targets": "throughput", "paper_figures": "paper_in_miniature"}
 
 
 def main() -> None:
@@ -254,7 +268,7 @@ def main() -> None:
     for file, tables in PLACES.items():
         text = Path(file).read_text(encoding="utf-8")
         for table in tables:
-            results = RESULTS / f"{'throughput' if table is targets else table.__name__}.json"
+            results = RESULTS / f"{SHARED.get(table.__name__, table.__name__)}.json"
             if results.is_file():
                 text = fill(text, table.__name__, table(json.loads(results.read_text(encoding="utf-8"))))
                 print(f"{file}: {table.__name__} from {results}")

@@ -18,8 +18,8 @@ from miniature.labelers import HELD_OUT, TRAINING
 from benchmarks.paper import claims
 from benchmarks.paper.jobs import Job, Ledger, run
 from benchmarks.paper.measure import curve, head_to_head, preferences
+from benchmarks.paper.results import claims_table, figures_tables
 from benchmarks.paper.stages import ARMS, GOLD_RM_PROMPTS, Seed, by_all, by_truth, pairs_of
-from benchmarks.paper_in_miniature import table
 
 # ------------------------------------------------------------------ jobs
 
@@ -345,7 +345,11 @@ def test_the_table_has_every_claim_and_says_which_do_not_hold():
     rows = claims.evaluate_claims(change("models", "ppo", "text_loss", to=lambda s: 1.01))
     report = {"claims": rows, "command": "python x.py", "seeds": [1, 2], "minutes": 61.2, "hardware": "2 CPU cores",
               "versions": {"torch": "2.13.0"}}  # fmt: skip
-    lines = table(report).splitlines()
+    lines = claims_table(report).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:12]] == [str(i) for i in range(1, 11)]
     assert [line.rsplit("|", 2)[1].strip() for line in lines[2:12]] == ["yes"] * 6 + ["no"] + ["yes"] * 3
     assert "9 of 10 hold" in lines[-1]
+    whole = figures_tables(report)
+    assert all(f"| {name} |" in whole for row in rows for name in row["figures"])
+    assert whole.count("**it does not**") == 1
+    assert "| PPO-ptx preferred to the larger base model | 0.8 (" in whole
