@@ -43,7 +43,7 @@ def test_every_figure_is_found_with_its_own_interval():
         "deep": {"er": {"value": 7}},
     }  # fmt: skip
     assert dict(figures(content)) == {
-        ("accuracy",): Value(0.5, (0.4, 0.6)), ("n",): Value(10, None), ("loss",): Value(1.5, (1, 2)),
+        ("accuracy",): Value(0.5, (0.4, 0.6)), ("loss",): Value(1.5, (1, 2)),
         ("score",): Value(0.25, (0.2, 0.3)), ("deep", "er", "value"): Value(7, None),
     }  # fmt: skip
 

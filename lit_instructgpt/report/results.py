@@ -18,6 +18,10 @@ APART = ("kind", "versions", "files", "seed", "samples", *COLUMNS)
 """Keys that are no figures of the file as a whole."""
 
 
+COUNTS = ("n",)
+"""How many items a figure is of: in the JSON alone."""
+
+
 class Value(NamedTuple):
     """A figure with its 95 % interval, if it has one."""
 
@@ -38,6 +42,8 @@ def figures(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[
         if x is not None and not isinstance(value, bool):
             own = intervals.get(f"ci95_{key}") or (intervals.get("ci95") if first else None)
             first = False
+            if key in COUNTS:
+                continue
             yield (path if key == "mean" and path else (*path, key)), Value(x, own)
         elif isinstance(value, Mapping):
             yield from figures(as_dict(value), (*path, key))
