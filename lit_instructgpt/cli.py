@@ -163,10 +163,34 @@ def run_lightning(argv: list[str]) -> Any:
     except NoValidCheckpoint as error:
         fail(str(error), NO_CHECKPOINT)
     except MisconfigurationException as error:
-        where = " (trainer.accelerator asks for one: leave out configs/hardware/gpu.yaml, or set it to cpu)"
-        raise ValueError(str(error) + where * ("gpu backend" in str(error))) from error
+        raise ValueError(f"{error}{_remedy(str(error), argv)}") from error
+    except RuntimeError as error:
+        if "loading state_dict for" not in str(error):
+            raise
+        _, *misfits = (line.strip() for line in str(error).splitlines() if line.strip())
+        raise ValueError(
+            f"the checkpoint's weights do not fit this model: {misfits[0] if misfits else error}"
+            + f" (and {len(misfits) - 1} more)" * (len(misfits) > 1)
+            + "; resume with the model of the run's config.yaml, or start a new run"
+        ) from error
     except jsonargparse.ArgumentError as error:
         raise ConfigError([readable(str(error))]) from None
+
+
+def _remedy(message: str, argv: list[str]) -> str:
+    """What helps where Lightning refuses the trainer's settings."""
+    if "gpu backend" in message:
+        files = [value for value in argv if "hardware/" in value]
+        without = f"leave out {', '.join(files)}, or set it to cpu" if files else "set it to cpu"
+        return f" (trainer.accelerator asks for one: {without})"
+    if "invalid strategy name" in message:
+        from lightning.pytorch.strategies import StrategyRegistry
+
+        from lit_instructgpt.config_check import nearest
+
+        name = message.partition("strategy=")[2].strip("'\"").partition("'")[0]
+        return f"{nearest(name, StrategyRegistry.available_strategies())} (models in pieces: fsdp2, docs/scale.md)"
+    return ""
 
 
 def quiet_libraries() -> None:
@@ -180,6 +204,10 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*no pre-optimization state was saved.*")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message=".*module.s. in eval mode at the start of training.*")
+    warnings.filterwarnings(
+        "ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*"
+    )  # the same everywhere
+    warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
     warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary.*")
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
         logging.ERROR

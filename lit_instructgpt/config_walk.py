@@ -192,6 +192,7 @@ class Checker:
         """Checks ``--a.b.c VALUE``; ``init_args`` may be left out, as jsonargparse allows."""
         hint: Any = self.root
         path = ""
+        outer: list[tuple[str, Group]] = []
         node: yaml.Node = yaml.ScalarNode("tag:yaml.org,2002:str", text)
         for part in option.split("."):
             options, name = alternatives(hint), part.removesuffix("+")
@@ -211,8 +212,13 @@ class Checker:
             group = group or Group({})
             if name not in group.types:
                 prefix = f"--{path}." if path else "--"
-                near = _nested(name, group, prefix) or nearest(name, group.types, prefix) or _listed(group.types)
+                above = [place for place, one in outer if name in one.types]
+                near = f", did you mean '--{_join(above[-1], name)}'?" if above else ""
+                near = (
+                    near or _nested(name, group, prefix) or nearest(name, group.types, prefix) or _listed(group.types)
+                )
                 return None if group.open else self.problem(node, option, f"unknown option{near}")
+            outer.append((path, group))
             hint, path = group.types[name], _join(path, part)
         with contextlib.suppress(yaml.YAMLError):
             node = yaml.compose(text, Loader=yaml.SafeLoader) or node

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -25,7 +27,40 @@ from lit_instructgpt.callbacks.run_directory import occupied
 from lit_instructgpt.checkpoints.directory import checkpoints
 from lit_instructgpt.checkpoints.plugin import CheckpointDirectories
 from lit_instructgpt.datamodules import ComparisonDataModule, DemoDataModule, PromptDataModule  # noqa: F401
+from lit_instructgpt.datamodules.loading import per_rank
 from lit_instructgpt.modules import SFT, PPOModule, RankingRM  # noqa: F401
+
+
+def processes(trainer: Any, is_ppo: bool) -> dict[str, Any]:
+    """Trainer settings that follow from who starts the processes, and how many.
+
+    Under torchrun a CPU run has as many as it started (Lightning's ``auto`` is one). Plain copies of the models on several
+    devices (strategy ``auto``) are for PPO such that not every parameter takes part in every pass.
+
+    Args:
+        trainer: the configured settings.
+        is_ppo: of the module.
+
+    Raises:
+        ValueError: ``trainer.devices`` is another number than torchrun started.
+    """
+    found: dict[str, Any] = {}
+    gpus = torch.cuda.device_count() if trainer.accelerator != "cpu" else 0
+    devices: Any = trainer.devices
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        started = int(os.environ["LOCAL_WORLD_SIZE"])
+        if devices == "auto" and not gpus:
+            found["devices"] = devices = started
+        given = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else started
+        if given != started:
+            raise ValueError(
+                f"torchrun started {started} processes on this machine, and trainer.devices is {given}: set --trainer.devices "
+                f"{started}"
+            )
+    num = len(devices) if isinstance(devices, list) else gpus if str(devices) in ("auto", "-1") else int(devices)
+    if is_ppo and trainer.strategy == "auto" and max(num, 1) * trainer.num_nodes > 1:
+        found["strategy"] = "ddp_find_unused_parameters_true"
+    return found
 
 
 class InstructCLI(LightningCLI):
@@ -93,6 +128,7 @@ class InstructCLI(LightningCLI):
             self.trainer_defaults["callbacks"] = [*self.trainer_defaults.get("callbacks", []), LostProcess()]
         if config.profile and self.subcommand == "fit":
             self.trainer_defaults["callbacks"] = [*self.trainer_defaults.get("callbacks", []), Profile()]
+        kwargs |= processes(config.trainer, isinstance(self.model, PPOModule))
         trainer = super().instantiate_trainer(default_root_dir=config.run_dir, **kwargs)
         trainer.strategy.checkpoint_io = CheckpointDirectories()
         return trainer
@@ -116,8 +152,16 @@ class InstructCLI(LightningCLI):
         Raises:
             FileExistsError: another run is in it.
             FileNotFoundError: there is no such checkpoint.
+            ValueError: the batch cannot be dealt out evenly; known before other processes are started.
         """
         config = self.config["fit"]
+        if isinstance(batch_size := getattr(self.datamodule, "batch_size", None), int):
+            per_rank(batch_size, self.trainer.world_size)
+        num, cores = self.trainer.num_devices, os.cpu_count() or 1
+        if self.trainer.strategy.root_device.type == "cpu" and num > cores:
+            rank_zero_warn(
+                f"trainer.devices is {num} and this machine has {cores} cores: processes wait for one another"
+            )
         if config.ckpt_path is None and Path(config.run_dir, "config.yaml").exists():
             raise FileExistsError(occupied(config.run_dir))
         self.find_checkpoint()

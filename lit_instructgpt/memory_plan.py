@@ -253,7 +253,10 @@ def check_fits(plan: Plan, available: int, advice: Iterable[tuple[str, Plan]]) -
         return
     options = sorted(((other.peak(), setting) for setting, other in advice), key=lambda option: option[0])
     said = [f"{setting}: {peak / 2**20:,.0f} MB" for peak, setting in options if peak < plan.peak()]
+    enough = options and options[0][0] <= available
     raise MemoryError(
-        f"this run would take {plan.peak() / 2**20:,.0f} MB and {available / 2**20:,.0f} MB are available.\n{plan.table()}\n"
+        f"this run would take {plan.peak() / 2**20:,.0f} MB and {available / 2**20:,.0f} MB are available (the plan is above).\n"
         + ("less memory is taken by " + "; ".join(said) if said else "take a smaller model or smaller batches")
+        + ("" if enough or not said else "; none of these fits here: take a smaller model, or more memory")
+        + ".\nThe settings belong to model.init_args (in PPO to model.init_args.ppo); docs/scale.md has the commands"
     )

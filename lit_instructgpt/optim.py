@@ -114,7 +114,13 @@ def why_not_finite(module: LightningModule, losses: Callable[[], Iterable[tuple[
     if weights := not_finite(module.named_parameters()):
         return f"not finite: weights {shortened(weights)}; the step before was too large: lower the learning rate"
     found = list(losses())
-    if bad := not_finite(found):
+    bad = not_finite(found)
+    if len(bad) == len(found) > 1:
+        return (
+            f"not finite: the loss of every sample of the batch ({shortened(bad)}): the weights are at fault, not the data; "
+            "lower the learning rate, and resume from a checkpoint before"
+        )
+    if bad:
         return f"not finite: the loss of {shortened(bad)}; look at these samples, and at the model's outputs for them"
     gradients = not_finite((name, p.grad) for name, p in module.named_parameters())
     return (

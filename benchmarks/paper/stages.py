@@ -273,8 +273,6 @@ class Seed:
             self.job("samples", ("sft",), self.samples, "predict"),
             self.job("ranked", ("samples",), self.ranked),
             self.trained("rm", ("ranked",), ("rm",)),
-            self.trained("sft_large", ("large",), ("sft",), "--model.model", self.export("large")),
-            self.trained("rm_large", ("ranked", "sft_large"), ("rm",), "--model.model", self.export("sft_large")),
             self.trained("rm_pairs", ("ranked",), ("rm",), *rm_pairs),
             self.trained("rm_kwise", ("ranked",), ("rm",), *rm_kwise),
             self.job("sft_long", ("rm",), self.sft_long, "sft_long"),

@@ -8,17 +8,25 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_instructgpt.checkpoints.position import Stopped
+
+OF_THIS_START = ("ckpt_path", "run_dir", "profile")
+"""Settings that every start may have of its own."""
+
+KEPT = (".optimizer.", ".optimizer:", ".ppo.value_lr", ".ppo.kl_coef")
+"""Of settings that a checkpoint brings along, so that new values have no effect."""
 
 
 class RunDirectory(SaveConfigCallback):
     """Saves the resolved config as ``config.yaml`` of the run directory.
 
-    A directory that has one belongs to another run and is refused, unless this run resumes it
-    (``--ckpt_path``): then the config goes beside it as ``config_resume_N.yaml``. While a run lasts it holds a lock, so
+    A directory that has one belongs to another run and is refused, unless this run resumes it (``--ckpt_path``): then the
+    config goes beside it as ``config_resume_N.yaml``, and what it changes is said. While a run lasts it holds a lock, so
     that two never share a directory, and a run is not resumed that has not ended.
     """
 
@@ -39,8 +47,11 @@ class RunDirectory(SaveConfigCallback):
         if exists:
             name = f"config_resume_{1 + len(list(directory.glob('config_resume_*.yaml')))}.yaml"
         if trainer.is_global_zero:
+            earlier = newest_config(directory)
             self.parser.save(self.config, str(directory / name), skip_none=False, multifile=False)
             self.written = directory / name
+            if earlier is not None and (found := changes(read(earlier), read(self.written))):
+                rank_zero_warn(f"resumed with other settings than {earlier}: {'; '.join(found)}")
         self.already_saved = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -58,6 +69,42 @@ class RunDirectory(SaveConfigCallback):
         if self.lock is not None:
             self.lock.close()
             self.lock = None
+
+
+def newest_config(directory: Path) -> Path | None:
+    """The config of the last start of a run; None before the first."""
+    resumed = sorted(directory.glob("config_resume_*.yaml"), key=lambda file: int(file.stem.rpartition("_")[2]))
+    return resumed[-1] if resumed else directory / "config.yaml" if (directory / "config.yaml").is_file() else None
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Dotted key -> value of a config."""
+    return flat(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+def flat(config: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    if not isinstance(config, dict) or not config:
+        return {path: config}
+    return {
+        key: value
+        for name, one in config.items()
+        for key, value in flat(one, f"{path}.{name}" if path else name).items()
+    }
+
+
+def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """``KEY OLD -> NEW`` of what differs, and whether it has an effect."""
+    keys = [key for key in dict.fromkeys([*then, *now]) if key.split(".")[0] not in OF_THIS_START]
+    return [
+        f"{key} {then.get(key)} -> {now.get(key)}" + " (no effect: the checkpoint brings its own)" * _kept(key)
+        for key in keys
+        if then.get(key) != now.get(key)
+    ]
+
+
+def _kept(key: str) -> bool:
+    return any(part in f"{key}:" for part in KEPT) and not key.endswith("class_path")
 
 
 def lock(directory: Path) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 import lit_instructgpt
 from lit_instructgpt.checkpoints.directory import PARTIAL, begin, newest, seal, step_of, verify
@@ -137,6 +137,8 @@ def verified(path: Path) -> Path:
     if found.skipped:
         why = "; ".join(found.skipped)
         rank_zero_warn(f"resuming from {found.path}, the newest that can be used; skipped: {why}")
+    else:
+        rank_zero_info(f"resuming from {found.path}")
     return found.path
 
 

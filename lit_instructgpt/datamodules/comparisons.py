@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lit_instructgpt.datamodules.loading import GlobalBatches, ResumableLoader, sequential_loader, shuffled
+from lit_instructgpt.datamodules.provenance import NamedData
 from lit_instructgpt.datamodules.tokenizing import (
     Collator,
     Demo,
@@ -23,7 +23,7 @@ from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.records import Comparison, Demonstration
 
 
-class ComparisonDataModule(LightningDataModule):
+class ComparisonDataModule(NamedData):
     """Comparisons ``{prompt, responses[K], ranking[K]}``, K from 2 to any number.
 
     Args:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
-
 from lit_instructgpt.datamodules.loading import GlobalBatches, ResumableLoader, mixed, sequential_loader
+from lit_instructgpt.datamodules.provenance import NamedData
 from lit_instructgpt.datamodules.tokenizing import Collator, Demo, Reading, Source, longest, pack_text, tokenize_demos
 from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.records import Demonstration, Text
 
 
-class DemoDataModule(LightningDataModule):
+class DemoDataModule(NamedData):
     """Demonstrations ``{prompt, response}`` and text ``{text}``.
 
     With ``text`` alone it is the pretraining stage; with both and ``text_fraction: 0.1`` the paper's RL

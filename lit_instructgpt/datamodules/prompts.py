@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
-
 from lit_instructgpt.datamodules.loading import GlobalBatches, ResumableLoader, repeated, sequential_loader
+from lit_instructgpt.datamodules.provenance import NamedData
 from lit_instructgpt.datamodules.tokenizing import (
     Collator,
     Demo,
@@ -21,7 +20,7 @@ from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.records import Prompt, Text
 
 
-class PromptDataModule(LightningDataModule):
+class PromptDataModule(NamedData):
     """Prompts ``{prompt}``; one epoch is ``num_episodes`` episodes, visiting every prompt equally often.
 
     An episode is a prompt with one response.

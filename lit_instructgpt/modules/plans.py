@@ -79,13 +79,13 @@ class Change:
 
 AS_IT_IS = Change()
 ADVICE = {
-    "configs/optim/adamw8bit.yaml": Change(eight_bit=True),
+    "--config configs/optim/adamw8bit.yaml": Change(eight_bit=True),
     "gradient_checkpointing: true": Change(checkpointing=True),
-    "both of them": Change(eight_bit=True, checkpointing=True),
+    "8-bit AdamW and gradient checkpointing": Change(eight_bit=True, checkpointing=True),
     "lora: {rank: 16}": Change(lora=LoRA()),
-    "configs/hardware/fsdp.yaml on 2 devices": Change(shards=2),
-    "configs/hardware/fsdp.yaml on 8 devices": Change(shards=8),
-    "all of them on 8 devices": Change(True, True, 8),
+    "--config configs/hardware/fsdp.yaml on 2 devices": Change(shards=2),
+    "--config configs/hardware/fsdp.yaml on 8 devices": Change(shards=8),
+    "8-bit AdamW, gradient checkpointing and fsdp.yaml on 8 devices": Change(True, True, 8),
 }
 """What takes less memory, in the words of a user."""
 
@@ -295,5 +295,10 @@ def announce(module: Any, make: Callable[[Any, Change], Plan]) -> None:
     device = trainer.strategy.root_device
     own = resident_bytes() if device.type == "cpu" else 0
     beside = trainer.num_devices if device.type == "cpu" else 1  # processes that share the machine's memory
-    options = ((words, replace(make(module, change), base=plan.base)) for words, change in ADVICE.items())
+    fresh = isinstance(getattr(module, "source", None), FreshModel)
+    options = (
+        (words, replace(make(module, change), base=plan.base))
+        for words, change in ADVICE.items()
+        if not (fresh and change.lora) and not (device.type == "cpu" and change.shards)
+    )
     check_fits(plan, available_bytes(device) // beside + own, options)
