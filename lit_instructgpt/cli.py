@@ -162,8 +162,11 @@ def run_lightning(argv: list[str]) -> Any:
         fail(str(stopped), STOPPED + stopped.signum)
     except NoValidCheckpoint as error:
         fail(str(error), NO_CHECKPOINT)
-    except MisconfigurationException as error:
-        raise ValueError(f"{error}{_remedy(str(error), argv)}") from error
+    except (MisconfigurationException, ValueError) as error:
+        remedy = _remedy(str(error), argv)
+        if isinstance(error, ValueError) and not remedy:
+            raise
+        raise ValueError(f"{error}{remedy}") from error
     except RuntimeError as error:
         if "loading state_dict for" not in str(error):
             raise

@@ -8,16 +8,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from stages import COMPARISONS, DEMOS, PROMPTS, assert_same, plain_policy, weights, write
 
 import lit_instructgpt
 from lit_instructgpt.callbacks import MetricLog
-from lit_instructgpt.callbacks.run_directory import lock
+from lit_instructgpt.callbacks.run_directory import changes, flat, lock
 from lit_instructgpt.cli import main
+from lit_instructgpt.lightning_cli import processes
 
 READING = {"max_prompt_tokens": 24, "max_response_tokens": 16, "max_tokens": 64}
 TRAINER = {
@@ -543,6 +546,133 @@ def test_a_run_says_nothing_that_is_not_about_the_run(sft: str, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     assert json.loads((tmp_path / "run" / "export" / "lit_instructgpt.json").read_text())["steps"] == 6
+
+
+# ------------------------------------------------------------------ resuming with other settings
+
+
+def test_a_resumed_run_says_what_is_another_setting_now_and_what_has_no_effect(sft: str, tmp_path: Path):
+    run = tmp_path / "run"
+    main(["fit", "--config", sft, "--run_dir", str(run)])
+    again = ["fit", "--config", sft, "--run_dir", str(run), "--ckpt_path", "last", "--trainer.max_epochs"]
+    with pytest.warns(UserWarning, match=r"resumed with other settings than .*run/config\.yaml") as caught:
+        main([*again, "3", "--model.optimizer.init_args.lr", "0.5"])
+    said = next(str(w.message) for w in caught if "other settings" in str(w.message)).split(": ", 1)[1]
+    assert said.split("; ") == [
+        "trainer.max_epochs 2 -> 3",
+        "model.init_args.optimizer.init_args.lr 0.01 -> 0.5 (no effect: the checkpoint brings its own)",
+    ]
+    state = json.loads((sorted((run / "checkpoints").glob("step-*"))[-1] / "state.json").read_text())
+    assert "0.5" not in json.dumps(state), "it has none indeed"
+    with pytest.warns(UserWarning, match=r"other settings than .*config_resume_1\.yaml: trainer\.max_epochs 3 -> 4"):
+        main([*again, "4", "--model.optimizer.init_args.lr", "0.5"])
+
+
+def test_what_changes_of_a_config_is_listed_by_its_dotted_keys():
+    then = {"a": {"b": 1, "c": [1, 2]}, "ckpt_path": None, "model": {"init_args": {"optimizer": {"class_path": "X"}}}}
+    now = {"a": {"b": 2, "d": None}, "ckpt_path": "last", "model": {"init_args": {"optimizer": {"class_path": "Y"}}}}
+    assert changes(flat(then), flat(now)) == [
+        "a.b 1 -> 2",
+        "a.c [1, 2] -> None",
+        "model.init_args.optimizer.class_path X -> Y",
+    ]
+
+
+def test_other_data_are_refused_and_moved_ones_are_not(sft: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    main(["fit", "--config", sft, "--run_dir", str(run)])
+    again = ["fit", "--config", sft, "--run_dir", str(run), "--ckpt_path", "last", "--trainer.max_epochs", "3"]
+    other = write(tmp_path / "other.jsonl", DEMOS[1:] + DEMOS[:1])
+    with pytest.warns(UserWarning, match="other settings"):
+        message = refused([*again, "--data.train", other], capsys)
+    assert (
+        f"the checkpoint was trained on other data (no longer there: {tmp_path}/demos.jsonl; not there before: {other})"
+        in (message)
+    )
+    moved = write(tmp_path / "moved.jsonl", DEMOS)
+    with pytest.warns(UserWarning, match=r"data\.init_args\.train .*demos\.jsonl -> .*moved\.jsonl"):
+        main([*again, "--data.train", moved])
+    assert (run / "checkpoints" / "step-00000006").is_dir()
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_a_line(
+    sft: str, make_dir: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    main(["fit", "--config", sft, "--run_dir", str(run)])
+    again = ["fit", "--config", sft, "--run_dir", str(run), "--ckpt_path", "last", "--trainer.max_epochs", "3"]
+    with pytest.warns(UserWarning, match="other settings"):
+        message = refused([*again, "--model.model", make_dir("gpt_neox")], capsys)
+    assert message.startswith("the checkpoint's weights do not fit this model: ")
+    assert len(message.strip().splitlines()) == 1
+    assert "resume with the model of the run's config.yaml" in message
+
+
+# ------------------------------------------------------------------ processes
+
+
+def settings(**given: Any) -> Any:
+    return SimpleNamespace(**{"devices": "auto", "accelerator": "cpu", "strategy": "auto", "num_nodes": 1, **given})
+
+
+def test_torchrun_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch):
+    assert processes(settings(devices="1"), False) == {}
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert processes(settings(), False) == {"devices": 2}
+    assert processes(settings(devices=2), False) == {}
+    assert processes(settings(), True) == {"devices": 2, "strategy": "ddp_find_unused_parameters_true"}
+    with pytest.raises(
+        ValueError, match=r"torchrun started 2 processes .* trainer\.devices is 1: set --trainer\.devices 2"
+    ):
+        processes(settings(devices=1), False)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_ppo", "expected"),
+    [
+        ({"devices": 2}, True, {"strategy": "ddp_find_unused_parameters_true"}),
+        ({"devices": [0, 1]}, True, {"strategy": "ddp_find_unused_parameters_true"}),
+        ({"devices": 1, "num_nodes": 2}, True, {"strategy": "ddp_find_unused_parameters_true"}),
+        ({"devices": 2, "strategy": "fsdp2"}, True, {}),
+        ({"devices": 2}, False, {}),
+        ({"devices": 1}, True, {}),
+        ({}, True, {}),
+    ],
+)
+def test_ppo_on_several_devices_has_a_strategy_that_knows_unused_parameters(
+    given: dict[str, Any], is_ppo: bool, expected: dict[str, str]
+):
+    assert processes(settings(**given), is_ppo) == expected
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_refused_before_processes_start(
+    sft: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("subprocess.Popen", lambda *a, **k: pytest.fail("a process was started"))
+    message = refused(["fit", "--config", sft, "--run_dir", str(tmp_path / "run"), "--trainer.devices", "2"], capsys)
+    assert "data.batch_size (3) is global and must be a positive multiple of the number of devices (2)" in message
+
+
+def test_more_processes_than_cores_are_said(sft: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr("subprocess.Popen", lambda *a, **k: (_ for _ in ()).throw(ValueError("stop here")))
+    with (
+        pytest.warns(UserWarning, match=r"trainer\.devices is 3 and this machine has 1 cores"),
+        pytest.raises(SystemExit),
+    ):
+        main(["fit", "--config", sft, "--run_dir", str(tmp_path / "run"), "--trainer.devices", "3"])
+
+
+def test_a_misspelt_strategy_and_a_missing_gpu_have_remedies(
+    sft: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = ["fit", "--config", sft, "--run_dir", str(tmp_path / "run")]
+    message = refused([*run, "--trainer.strategy", "fspd2"], capsys)
+    assert "did you mean 'fsdp2'? (models in pieces: fsdp2, docs/scale.md)" in message
+    if not torch.cuda.is_available():
+        message = refused([*run, "--config", "configs/hardware/multi_gpu_ddp.yaml"], capsys)
+        assert "leave out configs/hardware/multi_gpu_ddp.yaml, or set it to cpu" in message
 
 
 def test_predict_without_a_callback_that_writes_is_refused(

@@ -215,6 +215,8 @@ def test_a_typo_in_any_key_is_refused(stage: str, change: str, tmp_path: Path) -
         ("--model.ppo.kl_cof=0.1", "--model.ppo.kl_cof: unknown option, did you mean '--model.ppo.kl_coef'?"),
         ("--model.init_args.polcy=x", "did you mean '--model.init_args.policy'?"),
         ("--model.optimizer.init_args.lrr=1", "did you mean '--model.optimizer.init_args.lr'?"),
+        ("--model.policy.kl_coef=1", "--model.policy.kl_coef: unknown option"),
+        ("--model.ppo.adaptive_kl.kl_coef=1", "unknown option, did you mean '--model.ppo.kl_coef'?"),
         ("--model.packing=false", "--model.packing: unknown option, did you mean '--model.ppo.packing'?"),
         ("--data.max_tokens=9", "--data.max_tokens: unknown option, did you mean '--data.reading.max_tokens'?"),
         ("--run_dr=x", "--run_dr: unknown option, did you mean '--run_dir'?"),
