@@ -199,6 +199,7 @@ def _remedy(message: str, argv: list[str]) -> str:
 def quiet_libraries() -> None:
     """Leaves out what libraries say about themselves and not about the run."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # without the line of source that warned
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter is intended.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")

@@ -103,11 +103,17 @@ class Plan:
         lines = ["memory plan, MB on each device:", "  " + " ".join(["model".ljust(14), *(k.rjust(14) for k in kinds)])]
         for model in models:
             cells = [sum(p.num_bytes for p in self.parts if (p.model, p.what) == (model, kind)) for kind in kinds]
-            row = [model.ljust(14), *(f"{cell / 2**20:,.0f}".rjust(14) if cell else "-".rjust(14) for cell in cells)]
+            row = [model.ljust(14), *((megabytes(cell) if cell else "-").rjust(14) for cell in cells)]
             lines.append("  " + " ".join(row))
         phases = ", ".join(f"{phase} {self.of_phase(phase) / 2**20:,.0f}" for phase in self.phases())
         lines.append(f"  {phases}; the process itself {self.base / 2**20:,.0f}; peak {self.peak() / 2**20:,.0f}")
         return "\n".join(lines)
+
+
+def megabytes(num_bytes: float) -> str:
+    """MB (2^20 bytes), with a decimal where there are few."""
+    mb = num_bytes / 2**20
+    return f"{mb:,.0f}" if mb >= 10 else f"{mb:.1f}"
 
 
 def count_weights(model: nn.Module) -> int:

@@ -77,6 +77,9 @@ class Change:
     lora: LoRA | None = None
 
 
+WORKSPACE = 4.5
+"""Float32 copies of the largest matrix that bitsandbytes makes on a CPU while it updates one with 8-bit state (measured)."""
+
 AS_IT_IS = Change()
 ADVICE = {
     "--config configs/optim/adamw8bit.yaml": Change(eight_bit=True),
@@ -130,11 +133,26 @@ class Sizes:
         matrices = sum(m.weight.numel() for m in linear)
         return 4 * (num - matrices) + BITS[kept] / 8 * matrices
 
-    def trained(self, name: str, num: int, make: Callable[[Any], Optimizer], frozen: int = 0) -> None:
-        """Weights, gradients and optimizer state of a model that is trained, and the weights beside them that are not."""
+    def largest(self, config: Any, auto: Any) -> int:
+        """Entries of the largest matrix in its layers."""
+        model, _ = without_storage(config, auto)
+        return max((p.numel() for layer in layers(model) for p in layer.parameters()), default=0)
+
+    def trained(self, name: str, num: int, make: Callable[[Any], Optimizer], frozen: int = 0, largest: int = 0) -> None:
+        """Weights, gradients and optimizer state of a model that is trained, and the weights beside them that are not.
+
+        Args:
+            name: of the model.
+            num: entries that are trained.
+            make: the optimizer.
+            frozen: entries that are not.
+            largest: entries of the largest matrix that is trained.
+        """
         self.plan.add(name, "weights", self.entry * (num + frozen) / self.shards)
         state = 2.03 if self.change.eight_bit else state_bytes(make) * self.entry / 4
         self.plan.add(name, "optimizer", state * num / self.shards)
+        if self.device.type == "cpu" and state < 2.1:
+            self.plan.add(name, "workspace", WORKSPACE * 4 * largest / self.shards, "update")
         self.plan.add(name, "gradients", self.entry * num / self.shards, "update")
 
     def in_pieces(self, name: str, config: Any, auto: Any, num: int) -> None:
@@ -178,7 +196,7 @@ def plan_sft(module: SFT, change: Change = AS_IT_IS) -> Plan:
     num = sizes.weights(config, AutoModelForCausalLM)
     lora = change.lora or module.lora
     if lora is None:
-        sizes.trained("policy", num, module.optimizer)
+        sizes.trained("policy", num, module.optimizer, largest=sizes.largest(config, AutoModelForCausalLM))
     else:
         sizes.trained("policy", sizes.adapters(config, AutoModelForCausalLM, lora), module.optimizer, num)
     sizes.in_pieces("policy", config, AutoModelForCausalLM, num)
@@ -197,7 +215,7 @@ def plan_rm(module: RankingRM, change: Change = AS_IT_IS) -> Plan:
     num = sizes.weights(config, AutoModel)
     lora = change.lora or module.lora
     if lora is None:
-        sizes.trained("reward_model", num, module.optimizer)
+        sizes.trained("reward_model", num, module.optimizer, largest=sizes.largest(config, AutoModel))
     else:
         sizes.trained("reward_model", sizes.adapters(config, AutoModel, lora), module.optimizer, num)
     sizes.in_pieces("reward_model", config, AutoModel, num)
@@ -219,7 +237,8 @@ def plan_ppo(module: PPOModule, change: Change = AS_IT_IS) -> Plan:
     num, num_value = sizes.weights(config, AutoModelForCausalLM), sizes.weights(value, AutoModel)
     lora = change.lora or ppo.lora
     if lora is None:
-        sizes.trained("policy", num, module.optimizer)
+        larger = (config, AutoModelForCausalLM) if num >= num_value else (value, AutoModel)
+        sizes.trained("policy", num, module.optimizer, largest=sizes.largest(*larger))  # one matrix after the other
         sizes.trained("value_model", num_value, module.optimizer)
     else:
         whole = sizes.shards == 1  # pieces share no base
