@@ -26,6 +26,8 @@ train and use models (configs in YAML, every key also as --key value):
 before and after:
   prepare    data: deduplicate prompts, cap and split by user, filter PII, statistics
   evaluate   compare exported models: win rate, reward-model score, KL, text loss, your own judge
+  evaluate_rm  reward models beside people: pair accuracy, calibration, agreement, systems in order
+  rankings   win rates by rankings that people gave, with agreement between labelers
   chat       talk to an exported policy in the terminal
 
 help:
@@ -44,6 +46,8 @@ LIGHTNING_VERBS = ("fit", "validate", "test", "predict")
 TOOLS = {
     "prepare": ("prepare", "prepare"),
     "evaluate": ("evaluation.compare", "evaluate"),
+    "evaluate_rm": ("evaluation.evaluate_rm", "evaluate_rm"),
+    "rankings": ("evaluation.rankings", "rankings"),
     "chat": ("chat", "chat"),
 }
 """Verb -> module and function."""
