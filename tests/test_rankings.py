@@ -100,12 +100,12 @@ def test_intervals_are_over_whole_prompts_and_lengths_are_in_characters(compare:
     assert matrix["A"]["B"]["ci95"] == bootstrap_ci(wins, prompts, seed=3)
     rate, interval = length_controlled_win_rate(wins, longer_by, prompts, seed=3)
     assert matrix["A"]["B"]["length_controlled_win_rate"] == pytest.approx(rate)
-    assert matrix["A"]["B"]["ci95_length_controlled"] == pytest.approx(interval)
+    assert matrix["A"]["B"]["ci95_length_controlled_win_rate"] == pytest.approx(interval)
     other = matrix["B"]["A"]
     assert other["ci95"] == pytest.approx(bootstrap_ci(1 - wins, prompts, seed=3))
     rate, interval = length_controlled_win_rate(1 - wins, -longer_by, prompts, seed=3)
     assert other["length_controlled_win_rate"] == pytest.approx(rate)
-    assert other["ci95_length_controlled"] == pytest.approx(interval)
+    assert other["ci95_length_controlled_win_rate"] == pytest.approx(interval)
 
 
 def test_means_of_what_is_said_of_each_response(compare: Callable[..., Row], said: list[str]):

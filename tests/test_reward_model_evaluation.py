@@ -311,12 +311,12 @@ def test_the_order_of_systems(report: Row, score: Callable[[str, str, str], floa
         gains = np.diff(scores)
         assert (found["num_prompts"], found["num_left_out"]) == (2, 1)
         assert found["mean_rises"] == all(gains.mean(0) > 0)
-        assert [(d["from"], d["to"]) for d in found["differences"]] == [("v1", "v2"), ("v2", "v3")]
-        for i, difference in enumerate(found["differences"]):
-            assert difference["difference"] == pytest.approx(gains[:, i].mean(), abs=1e-5)
+        assert list(found["differences"]) == ["v1 to v2", "v2 to v3"]
+        for i, difference in enumerate(found["differences"].values()):
+            assert difference["mean"] == pytest.approx(gains[:, i].mean(), abs=1e-5)
             assert difference["ci95"] == pytest.approx(bootstrap_ci(gains[:, i], [0, 0, 1], seed=3), abs=1e-5)
         rising = np.array([row[0] < row[1] < row[2] for row in scores], dtype=float)
-        assert found["rising"]["share"] == pytest.approx(rising.mean())
+        assert found["rising"]["mean"] == pytest.approx(rising.mean())
         assert found["rising"]["ci95"] == bootstrap_ci(rising, [0, 0, 1], seed=3)
         rho = [scipy.stats.spearmanr(row, range(3)).statistic for row in scores]
         assert found["spearman"]["mean"] == pytest.approx(np.mean(rho))
@@ -326,12 +326,12 @@ def test_a_rise_is_seen_and_its_reverse_is_not():
     scores = [{"a": 0.0, "b": 1.0, "c": 3.0}, {"a": 0.0, "b": 2.0, "c": 1.0}]
     up = system_outputs.order_report(scores, [0, 1], ["a", "b", "c"])
     assert up["mean_rises"]
-    assert [d["difference"] for d in up["differences"]] == [1.5, 0.5]
-    assert (up["rising"]["share"], up["spearman"]["mean"]) == (0.5, pytest.approx((1 + 0.5) / 2))
-    assert up["differences"][1]["ci95"] == [-1.0, 2.0]
+    assert {step: gain["mean"] for step, gain in up["differences"].items()} == {"a to b": 1.5, "b to c": 0.5}
+    assert (up["rising"]["mean"], up["spearman"]["mean"]) == (0.5, pytest.approx((1 + 0.5) / 2))
+    assert up["differences"]["b to c"]["ci95"] == [-1.0, 2.0]
     down = system_outputs.order_report(scores, [0, 1], ["c", "b", "a"])
     assert not down["mean_rises"]
-    assert (down["rising"]["share"], down["spearman"]["mean"]) == (0.0, pytest.approx(-0.75))
+    assert (down["rising"]["mean"], down["spearman"]["mean"]) == (0.0, pytest.approx(-0.75))
 
 
 # ------------------------------------------------------------------ any model, any file

@@ -266,8 +266,8 @@ def _print_outputs(console: Console, found: Mapping[str, Any]) -> None:
     ]
     console.print(table("Mean score of each system's outputs", ["system", *models, "outputs"], rows))
     for name, r in found["order"]["models"].items() if found["order"] else ():
-        rows = [(f"{d['from']} to {d['to']}", estimate(d, "difference", sign=True)) for d in r["differences"]]
-        rows.append(("prompts whose score rises all along", estimate(r["rising"], "share")))
+        rows = [(step, estimate(gain, "mean", sign=True)) for step, gain in r["differences"].items()]
+        rows.append(("prompts whose score rises all along", estimate(r["rising"], "mean")))
         rows.append(("rank correlation of score and place", estimate(r["spearman"], "mean", sign=True)))
         verdict = "rises" if r["mean_rises"] else "does not rise"
         console.print(

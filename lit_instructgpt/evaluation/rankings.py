@@ -124,7 +124,7 @@ def _matrix(meetings: Mapping[tuple[str, str], Meetings], systems: Sequence[str]
             "win_rate": float(wins.mean()),
             "ci95": bootstrap_ci(wins, meeting.prompts, seed=seed),
             "length_controlled_win_rate": controlled,
-            "ci95_length_controlled": interval,
+            "ci95_length_controlled_win_rate": interval,
             "tie_rate": float(np.mean(meeting.ties)),
             "characters_longer": float(longer_by.mean()),
             "num_rankings": len(wins),
@@ -142,7 +142,7 @@ def _other_side(entry: Mapping[str, Any]) -> dict[str, Any]:
         "win_rate": 1 - entry["win_rate"],
         "ci95": [1 - p for p in reversed(entry["ci95"])],
         "length_controlled_win_rate": 1 - entry["length_controlled_win_rate"],
-        "ci95_length_controlled": [1 - p for p in reversed(entry["ci95_length_controlled"])],
+        "ci95_length_controlled_win_rate": [1 - p for p in reversed(entry["ci95_length_controlled_win_rate"])],
         "characters_longer": -entry["characters_longer"],
     }
 
@@ -201,7 +201,7 @@ def _print(report: Mapping[str, Any], fields: Sequence[str]) -> None:
     for name, row in report["systems"].items():
         against = row["against_baseline"]
         counts = [str(against[key]) for key in ("num_rankings", "num_prompts", "num_labelers")] if against else ["-"]
-        controlled = estimate(against, "length_controlled_win_rate", "ci95_length_controlled")
+        controlled = estimate(against, "length_controlled_win_rate", "ci95_length_controlled_win_rate")
         rows.append([name, estimate(against, "win_rate"), controlled, ", ".join(counts)])
         means.append([name, f"{row['characters']:.0f}", *(estimate(row["means"][key], "mean") for key in fields)])
     columns = ["system", f"wins against {baseline}", "at equal lengths", "rankings, prompts, labelers"]

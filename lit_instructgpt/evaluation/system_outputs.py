@@ -129,17 +129,15 @@ def order_report(
     values = np.array([[scores[i][system] for system in order] for i in inside])
     groups = [prompts[i] for i in inside]
 
-    def mean(name: str, of: np.ndarray) -> dict[str, Any]:
-        return {name: float(of.mean()), "ci95": bootstrap_ci(of, groups, seed=seed)}
+    def mean(of: np.ndarray) -> dict[str, Any]:
+        return {"mean": float(of.mean()), "ci95": bootstrap_ci(of, groups, seed=seed)}
 
     gains = np.diff(values, axis=1)
     return {
         "num_prompts": len(set(groups)),
         "num_left_out": len(scores) - len(inside),
         "mean_rises": bool((gains.mean(0) > 0).all()),
-        "differences": [
-            {"from": a, "to": b, **mean("difference", gains[:, i])} for i, (a, b) in enumerate(pairwise(order))
-        ],
-        "rising": mean("share", (gains > 0).all(1).astype(float)),
-        "spearman": mean("mean", spearman(values)),
+        "differences": {f"{a} to {b}": mean(gains[:, i]) for i, (a, b) in enumerate(pairwise(order))},
+        "rising": mean((gains > 0).all(1).astype(float)),
+        "spearman": mean(spearman(values)),
     }
