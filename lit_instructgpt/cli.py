@@ -26,6 +26,8 @@ train and use models (configs in YAML, every key also as --key value):
 before and after:
   prepare    data: deduplicate prompts, cap and split by user, filter PII, statistics
   evaluate   compare exported models: win rate, reward-model score, KL, text loss, your own judge
+  evaluate_rm  reward models beside people: pair accuracy, calibration, agreement, systems in order
+  rankings   win rates by rankings that people gave, with agreement between labelers
   report     results and runs, any number of them, on one HTML page
   chat       talk to an exported policy in the terminal
 
@@ -45,6 +47,8 @@ LIGHTNING_VERBS = ("fit", "validate", "test", "predict")
 TOOLS = {
     "prepare": ("prepare", "prepare"),
     "evaluate": ("evaluation.compare", "evaluate"),
+    "evaluate_rm": ("evaluation.evaluate_rm", "evaluate_rm"),
+    "rankings": ("evaluation.rankings", "rankings"),
     "report": ("report.command", "report"),
     "chat": ("chat", "chat"),
 }

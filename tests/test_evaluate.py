@@ -286,7 +286,7 @@ def test_repetition_and_the_length_controlled_win_rate_are_of_the_samples(found:
             shares.append(sum(gram in grams[:i] for i, gram in enumerate(grams)) / len(grams) if grams else 0.0)
         row = report["models"][name]
         assert row["repetition"] == pytest.approx(sum(shares) / len(shares))
-        low, high = row["ci95_length_controlled"]
+        low, high = row["ci95_length_controlled_win_rate"]
         assert 0 < low <= row["length_controlled_win_rate"] <= high < 1
 
 

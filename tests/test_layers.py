@@ -143,7 +143,7 @@ def test_statistics_need_numpy_alone():
 
 @pytest.mark.parametrize("name", short("evaluation"))
 def test_evaluation_needs_no_trainer(name: str):
-    allowed = MIDDLE | {"datamodules", *short("records"), *short("datamodules."), *short("evaluation")}
+    allowed = MIDDLE | {NAME, "datamodules", *short("records"), *short("datamodules."), *short("evaluation")}
     assert {other.removeprefix(f"{NAME}.") for other in own(name)} <= allowed
 
 

@@ -65,8 +65,14 @@ class Reading:
         """How many tokens a response may have behind a prompt of this length."""
         return min(self.max_response_tokens, self.max_tokens - num_prompt_tokens)
 
-    def read(self, source: Source, kind: type[R], keep_all_tied: bool = False) -> list[R]:
+    def read(self, source: Source, kind: type[R], keep_all_tied: bool = False, say_unused: bool = True) -> list[R]:
         """The records of all sources, after saying what was read, left out and ignored.
+
+        Args:
+            source: of the records.
+            kind: of record.
+            keep_all_tied: rankings in which all responses tie, too.
+            say_unused: name the fields without a meaning here; False where the caller has a use for some.
 
         Raises:
             ValueError: there are none.
@@ -84,6 +90,8 @@ class Reading:
             append_rejects=self._rejects_begun,
         )
         self._rejects_begun = True
+        if not say_unused:
+            report.ignored_fields.clear()
         said = f"{source if isinstance(source, str) else ', '.join(source)}: {report.summary()}"
         if not records:
             remedy = "correct reading.split" if report.other_split else "give data with records, or leave it out"
@@ -134,7 +142,9 @@ def _say_too_long(what: str, num: int, total: int, limit: int) -> None:
         raise ValueError(f"{what}: every prompt has more than {limit} tokens: raise reading.max_prompt_tokens")
 
 
-def num_prompt_tokens(records: Sequence[Prompt], tokenizer: Any, prompt_format: PromptFormat) -> list[int]:
+def num_prompt_tokens(
+    records: Sequence[Prompt] | Sequence[Comparison], tokenizer: Any, prompt_format: PromptFormat
+) -> list[int]:
     """Tokens of each prompt."""
     return [len(prompt_format.prompt_ids(_plain(record.prompt), tokenizer)) for record in records]
 

@@ -18,15 +18,13 @@ from rich.table import Table
 from lit_instructgpt.datamodules.tokenizing import Reading, Source
 from lit_instructgpt.evaluation.judging import Judge, Judgements, Judges, PairJudge
 from lit_instructgpt.evaluation.policies import Evaluated, Samples, prompts_for_all
+from lit_instructgpt.evaluation.provenance import versions
 from lit_instructgpt.evaluation.reward_models import reward_model_report
-from lit_instructgpt.evaluation.statistics import bootstrap_ci, length_controlled_win_rate, repetition
+from lit_instructgpt.evaluation.statistics import FEW, bootstrap_ci, length_controlled_win_rate, repetition
 from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.records import Prompt, Text
 from lit_instructgpt.rewards import ModelReward
 from lit_instructgpt.sampling import Sampling
-
-FEW = 30
-"""With fewer prompts a bootstrap interval is too narrow, and is said to be."""
 
 
 def evaluate(
@@ -94,6 +92,7 @@ def evaluate(
     opponent, found = _measure(models, records, baseline, init or baseline, how)
     report = _compare(found, opponent, Judges(judge, pair_judge, scorer), baseline, num_shown)
     report["seed"] = sampling.seed
+    report["versions"] = versions()
     if responses_out is not None:
         write_responses(found, responses_out, sampling.seed)
     if scorer is not None and comparisons is not None:
@@ -220,7 +219,7 @@ def _model_report(
         f"win_rate_vs_{baseline}": float(wins.mean()),
         "ci95": bootstrap_ci(wins),
         "length_controlled_win_rate": controlled,
-        "ci95_length_controlled": controlled_ci,
+        "ci95_length_controlled_win_rate": controlled_ci,
     }
     for key in dict.fromkeys(key for row in judged for key in row):
         values = [row[key] for row in judged if row.get(key) is not None]

@@ -1,79 +1,229 @@
-"""How a reward model does on comparisons that it was not trained on."""
+"""How a reward model does on comparisons that it was not trained on: pairs, their margins, and what is counted of them."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, TypeVar
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 
-from lit_instructgpt.datamodules.tokenizing import Collator, Reading, Source, longest, tokenize_comparisons
-from lit_instructgpt.evaluation.statistics import bootstrap_ci
-from lit_instructgpt.functional import ranking_pairs
-from lit_instructgpt.metrics import half_step
+from lit_instructgpt.datamodules.tokenizing import Reading, Source, longest, num_prompt_tokens, tokenize_comparisons
+from lit_instructgpt.evaluation.agreement import prompt_numbers
+from lit_instructgpt.evaluation.statistics import bootstrap_ci, win_shares
+from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.models import check_context
-from lit_instructgpt.records import Comparison
+from lit_instructgpt.records import Comparison, Prompt
 from lit_instructgpt.rewards import ModelReward
+
+NUM_BINS = 10
+"""Of the confidence, from 0.5 to 1."""
+
+R = TypeVar("R", Comparison, Prompt)
+Sequences = Iterable[tuple[int, ...]]
 
 
 def reward_model_report(
     scorer: ModelReward, reading: Reading, comparisons: Source, held_out: Source | None = None
 ) -> dict[str, Any]:
     """Pair accuracy with its 95 % interval over prompts, length baseline, per source, and calibration."""
-    margins, longer, prompt, source = _pairs(scorer, reading, comparisons)
-    correct = (np.sign(margins) + 1) / 2
-    confidence = 1 / (1 + np.exp(-np.abs(margins)))
-    bins, ece = [], 0.0
-    for low in np.arange(0.5, 1.0, 0.05):
-        inside = (confidence >= low) & (confidence < low + 0.05 + (1e-9 if low > 0.94 else 0))
-        if inside.any():
-            mean, right = float(confidence[inside].mean()), float(correct[inside].mean())
-            bins.append({"confidence": mean, "accuracy": right, "count": int(inside.sum())})
-            ece += abs(mean - right) * inside.mean()
+    whole = pair_report(_pairs(scorer, reading, comparisons))
     report: dict[str, Any] = {
-        "pair_accuracy": float(correct.mean()),
-        "ci95": bootstrap_ci(correct, prompt),
-        "num_pairs": len(correct),
-        "length_baseline": float(longer.mean()),
-        "calibration": {"bins": bins, "ece": float(ece)},
-        "per_source": {
-            name: {
-                "accuracy": float(correct[source == name].mean()),
-                "ci95": bootstrap_ci(correct[source == name], list(np.array(prompt)[source == name])),
-                "num_pairs": int((source == name).sum()),
-                "length_baseline": float(longer[source == name].mean()),
-            }
-            for name in sorted(set(source.tolist()))
-        },
+        "pair_accuracy": whole["pair_accuracy"],
+        "ci95": whole["ci95"],
+        "num_pairs": whole["num_pairs"],
+        "length_baseline": whole["length_baseline"],
+        "calibration": whole["calibration"],
+        "per_source": whole["per_source"],
     }
     if held_out is not None:
-        margins, _, prompt, _ = _pairs(scorer, reading, held_out)
-        right = (np.sign(margins) + 1) / 2
-        report["pair_accuracy_held_out_labelers"] = float(right.mean())
-        report["ci95_held_out_labelers"] = bootstrap_ci(right, prompt)
+        others = pair_report(_pairs(scorer, reading, held_out))
+        report["pair_accuracy_held_out_labelers"] = others["pair_accuracy"]
+        report["ci95_held_out_labelers"] = others["ci95"]
     return report
 
 
-def _pairs(scorer: ModelReward, reading: Reading, source: Source) -> tuple[Any, Any, list[int], Any]:
-    """Margins of the untied pairs, whether the longer is better, their prompts and their sources."""
-    records = reading.read(source, Comparison)
+def _pairs(scorer: ModelReward, reading: Reading, source: Source) -> Pairs:
+    records = reading.read(source, Comparison, keep_all_tied=True)
+    records = fitting(records, [(scorer.tokenizer, scorer.format)], reading, "comparisons")
+    return untied_pairs(records, score_comparisons(scorer, records, reading, str(source)), str(source))
+
+
+def fitting(records: Sequence[R], readers: Sequence[tuple[Any, PromptFormat]], reading: Reading, what: str) -> list[R]:
+    """The records whose prompts are short enough for every model's tokenizer and format; says how many are not.
+
+    Raises:
+        ValueError: none is.
+    """
+    lengths = [num_prompt_tokens(records, tokenizer, prompt_format) for tokenizer, prompt_format in readers]
+    limit = reading.max_prompt_tokens
+    fits = [max(of_all) <= limit for of_all in zip(*lengths, strict=True)]
+    left_out = f"{what}: {fits.count(False)} of {len(fits)} prompts have more than {limit} tokens for some model"
+    if not any(fits):
+        raise ValueError(f"{left_out}: raise reading.max_prompt_tokens")
+    if not all(fits):
+        rank_zero_info(f"{left_out} and are left out for all")
+    return [record for record, kept in zip(records, fits, strict=True) if kept]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A record's responses under one reward model.
+
+    Attributes:
+        scores: [K]; NaN where all responses of the record tie and no other record has them, which no number needs.
+        lengths: [K] tokens of the model's own tokenizer, EOS included.
+    """
+
+    scores: list[float]
+    lengths: list[int]
+
+
+def score_comparisons(
+    scorer: ModelReward, records: Sequence[Comparison], reading: Reading, source: str
+) -> list[Scored]:
+    """Scores of every record's responses, each text once however many labelers ranked it."""
     rankings = tokenize_comparisons(records, scorer.tokenizer, scorer.format, reading)
     needs = {f"reading.max_tokens ({reading.max_tokens})": longest(rankings)}
     check_context(scorer.model.model.config, f"the reward model, for {source}", needs)
-    collator = Collator(scorer.tokenizer.pad_token_id)
-    margins: list[float] = []
-    longer: list[float] = []
-    prompt: list[int] = []
-    names: list[str] = []
-    for i, ranking in enumerate(sorted(rankings, key=lambda r: max(map(len, r.ids)))):
-        batch = collator.comparisons([ranking])
-        scores = scorer.score_ids(batch.input_ids[0].to(scorer.device), batch.attention_mask[0].to(scorer.device)).cpu()
-        pairs = ranking_pairs(scores[None], batch.ranking, batch.completion_mask)
-        lengths = ranking_pairs(batch.response_length.float(), batch.ranking, batch.completion_mask)
-        found = pairs.margin[pairs.untied].tolist()
-        margins += found
-        longer += half_step(lengths.margin[pairs.untied]).tolist()
-        prompt += [i] * len(found)
-        names += [ranking.source] * len(found)
-    if not margins:
+    needed = (tuple(ids) for ranking in rankings if len(set(ranking.ranking)) > 1 for ids in ranking.ids)
+    scores = score_once(scorer, needed, source)
+    return [
+        Scored(
+            [scores.get(tuple(ids), math.nan) for ids in ranking.ids],
+            [len(ids) - ranking.num_prompt for ids in ranking.ids],
+        )
+        for ranking in rankings
+    ]
+
+
+def score_once(scorer: ModelReward, sequences: Sequences, source: str) -> dict[tuple[int, ...], float]:
+    """The score of each different sequence of token ids.
+
+    Raises:
+        ValueError: a score is not finite.
+    """
+    unique = list(dict.fromkeys(sequences))
+    scores = scorer.score_sequences([list(ids) for ids in unique])
+    num_wrong = sum(not math.isfinite(score) for score in scores)
+    if num_wrong:
+        raise ValueError(
+            f"{source}: the reward model gives NaN or infinity for {num_wrong} of {len(scores)} sequences: its weights "
+            "are damaged, or overflow in the dtype they were saved in; export it again"
+        )
+    return dict(zip(unique, scores, strict=True))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of responses of which the labeler ranked one above the other.
+
+    Attributes:
+        margin: [N] score of the better one minus score of the worse one.
+        longer: [N] 1 where the better one is longer, 0 where it is shorter, 1/2 where both have the same length.
+        prompt: [N] number of the prompt.
+        source: [N] the record's source.
+        labeler: [N] the record's labeler.
+        num_k: [N] how many responses the record has.
+        num_tied: pairs that the labeler ranked equal; they are not among the N.
+    """
+
+    margin: np.ndarray
+    longer: np.ndarray
+    prompt: np.ndarray
+    source: np.ndarray
+    labeler: np.ndarray
+    num_k: np.ndarray
+    num_tied: int
+
+
+def untied_pairs(records: Sequence[Comparison], scored: Sequence[Scored], source: str) -> Pairs:
+    """The untied pairs of all records, in the order of the records.
+
+    Raises:
+        ValueError: there is none.
+    """
+    rows: list[tuple[Any, ...]] = []
+    num_tied = 0
+    for record, number, own in zip(records, prompt_numbers(records), scored, strict=True):
+        about = (number, record.source or "data", record.labeler or "unknown", len(record.responses))
+        for i, j in combinations(range(len(record.responses)), 2):
+            if record.ranking[i] == record.ranking[j]:
+                num_tied += 1
+                continue
+            better, worse = (i, j) if record.ranking[i] < record.ranking[j] else (j, i)
+            rows.append((own.scores[better] - own.scores[worse], own.lengths[better] - own.lengths[worse], *about))
+    if not rows:
         raise ValueError(f"{source}: no untied pair to measure the reward model on")
-    return np.array(margins), np.array(longer), prompt, np.array(names)
+    margin, longer_by, prompt, source_of, labeler, num_k = map(np.array, zip(*rows, strict=True))
+    return Pairs(margin, win_shares(longer_by), prompt, source_of, labeler, num_k, num_tied)
+
+
+def pair_report(pairs: Pairs, seed: int = 0) -> dict[str, Any]:
+    """Pair accuracy with its interval, length baseline, calibration, and the same per source, labeler and K."""
+    everything = np.ones(len(pairs.margin), dtype=bool)
+    whole = _accuracy(pairs, everything, seed)
+    return {
+        "pair_accuracy": whole.pop("accuracy"),
+        **whole,
+        "num_tied": pairs.num_tied,
+        "calibration": calibration(pairs.margin),
+        "per_source": _per(pairs, pairs.source, seed),
+        "per_labeler": _per(pairs, pairs.labeler, seed),
+        "per_k": _per(pairs, pairs.num_k, seed),
+    }
+
+
+def _per(pairs: Pairs, names: np.ndarray, seed: int) -> dict[str, Any]:
+    return {str(name): _accuracy(pairs, names == name, seed) for name in sorted(set(names.tolist()))}
+
+
+def _accuracy(pairs: Pairs, inside: np.ndarray, seed: int) -> dict[str, Any]:
+    right = win_shares(pairs.margin[inside])
+    return {
+        "accuracy": float(right.mean()),
+        "ci95": bootstrap_ci(right, pairs.prompt[inside].tolist(), seed=seed),
+        "num_pairs": len(right),
+        "num_prompts": len(set(pairs.prompt[inside].tolist())),
+        "length_baseline": float(pairs.longer[inside].mean()),
+    }
+
+
+def calibration(margins: np.ndarray) -> dict[str, Any]:
+    """How often a model that is right with probability sigmoid(score difference) by its own account is right.
+
+    ``ece`` is the mean gap between the two over bins of the confidence, each weighed by its pairs.
+
+    Args:
+        margins: [N] score of the better response minus score of the worse one.
+    """
+    right = win_shares(margins)
+    confidence = 1 / (1 + np.exp(-np.abs(margins)))
+    place = np.minimum(((confidence - 0.5) * 2 * NUM_BINS).astype(int), NUM_BINS - 1)
+    bins = [
+        {
+            "confidence": float(confidence[place == i].mean()),
+            "accuracy": float(right[place == i].mean()),
+            "count": int((place == i).sum()),
+        }
+        for i in sorted(set(place.tolist()))
+    ]
+    return {
+        "bins": bins,
+        "ece": float(sum(abs(b["confidence"] - b["accuracy"]) * b["count"] for b in bins) / len(margins)),
+    }
+
+
+def accuracy_difference(pairs: Pairs, first: Pairs, seed: int = 0) -> dict[str, Any]:
+    """The pair accuracy of one model minus that of another on the same pairs, with its interval over prompts."""
+    gain = win_shares(pairs.margin) - win_shares(first.margin)
+    prompts = pairs.prompt.tolist()
+    return {
+        "accuracy_difference": float(gain.mean()),
+        "ci95": bootstrap_ci(gain, prompts, seed=seed),
+        "num_pairs": len(gain),
+        "num_prompts": len(set(prompts)),
+    }

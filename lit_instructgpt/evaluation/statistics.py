@@ -9,6 +9,11 @@ import numpy as np
 
 NUM_RESAMPLES = 2000
 NEWTON_STEPS = 25
+MOST_DRAWS = 2**22
+"""Numbers held at a time while resampling: 32 MB an array; the resamples are the same whatever it is."""
+CONVERGED = 1e-9
+FEW = 30
+"""With fewer prompts a bootstrap interval is too narrow, and is said to be."""
 RIDGE = 1e-2
 """Keeps the logistic regression finite where one side wins every time; moves a win rate of 500 prompts by 1e-5."""
 
@@ -28,9 +33,17 @@ def bootstrap_ci(
     index = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
     total = np.bincount(index, weights=values)
     count = np.bincount(index)
-    rows = rng.integers(0, len(total), (num, len(total)))
-    means = total[rows].sum(1) / count[rows].sum(1)
-    return interval(means)
+    means = []
+    for size in _portions(num, len(total)):
+        rows = rng.integers(0, len(total), (size, len(total)))
+        means.append(total[rows].sum(1) / count[rows].sum(1))
+    return interval(np.concatenate(means))
+
+
+def _portions(num: int, width: int) -> list[int]:
+    """``num`` rows of ``width`` numbers in portions that hold at most ``MOST_DRAWS``, or one row."""
+    size = max(MOST_DRAWS // width, 1)
+    return [min(size, num - begin) for begin in range(0, num, size)]
 
 
 def interval(resampled: np.ndarray) -> list[float]:
@@ -44,40 +57,70 @@ def win_shares(margins: np.ndarray) -> np.ndarray:
 
 
 def length_controlled_win_rate(
-    wins: np.ndarray, longer_by: np.ndarray, num: int = NUM_RESAMPLES, seed: int = 0
+    wins: np.ndarray,
+    longer_by: np.ndarray,
+    groups: Sequence[int] | None = None,
+    num: int = NUM_RESAMPLES,
+    seed: int = 0,
 ) -> tuple[float, list[float]]:
     """The win rate that is left at equal lengths, and its 95 % interval over prompts.
 
     A logistic regression of the wins on tanh(length difference / its standard deviation), read at difference 0: AlpacaEval's
-    length control (Dubois et al., 2024) without its term per prompt.
+    length control (Dubois et al., 2024) without its term per prompt. Where the chance to win is a
+    logistic function of this length alone, 1/2 is left; a merit that always comes with length counts as length.
 
     Args:
-        wins: [N] 1, 1/2 or 0 per prompt.
+        wins: [N] 1 for a win, 0 for a loss, a share for what lies between.
         longer_by: [N] length of the response minus length of the opponent's, in any unit.
+        groups: [N] the prompt of each, when a prompt has several; prompts are then resampled whole.
         num: resamples.
         seed: of the resampling.
     """
     spread = float(np.std(longer_by))
     x = np.tanh(longer_by / spread) if spread > 0 else np.zeros(len(wins))
+    index = np.arange(len(wins)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    total = int(index.max()) + 1
     rng = np.random.default_rng(seed)
-    resampled = rng.multinomial(len(wins), np.full(len(wins), 1 / len(wins)), num).astype(float)
-    weights = np.concatenate([np.ones((1, len(wins))), resampled])
-    rates = 1 / (1 + np.exp(-_fit_intercepts(wins, x, weights)))
-    return float(rates[0]), interval(rates[1:])
+    rates = []
+    for size in _portions(num, len(wins)):
+        weights = rng.multinomial(total, np.full(total, 1 / total), size).astype(float)[:, index]
+        rates.append(_sigmoid(_fit_intercepts(wins, x, weights)))
+    whole = _sigmoid(_fit_intercepts(wins, x, np.ones((1, len(wins)))))
+    return float(whole[0]), interval(np.concatenate(rates))
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return (np.tanh(x / 2) + 1) / 2
 
 
 def _fit_intercepts(y: np.ndarray, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Intercepts of weighted logistic regressions of y [N] on x [N], one per row of weights [R, N], by Newton's method."""
     a, b = np.zeros(len(weights)), np.zeros(len(weights))
     for _ in range(NEWTON_STEPS):
-        p = 1 / (1 + np.exp(-(a[:, None] + b[:, None] * x)))
+        p = _sigmoid(a[:, None] + b[:, None] * x)
         residual, curvature = weights * (y - p), weights * p * (1 - p)
         grad_a, grad_b = residual.sum(1) - RIDGE * a, residual @ x - RIDGE * b
         h_aa, h_ab, h_bb = curvature.sum(1) + RIDGE, curvature @ x, curvature @ x**2 + RIDGE
         determinant = h_aa * h_bb - h_ab**2
-        a += (h_bb * grad_a - h_ab * grad_b) / determinant
-        b += (h_aa * grad_b - h_ab * grad_a) / determinant
+        step_a = (h_bb * grad_a - h_ab * grad_b) / determinant
+        step_b = (h_aa * grad_b - h_ab * grad_a) / determinant
+        a, b = a + step_a, b + step_b
+        if max(np.abs(step_a).max(), np.abs(step_b).max()) < CONVERGED:
+            break
     return a
+
+
+def spearman(values: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation of each row's values with their places: [N, S] -> [N].
+
+    Equal values share their mean rank; 0 where all are equal, which have no order.
+    """
+    above = values[:, :, None] - values[:, None, :]
+    ranks = win_shares(above).sum(2)
+    centred = ranks - ranks.mean(1, keepdims=True)
+    places = np.arange(values.shape[1]) - (values.shape[1] - 1) / 2
+    norm = np.sqrt((centred**2).sum(1) * (places**2).sum())
+    return np.divide(centred @ places, norm, out=np.zeros(len(values)), where=norm > 0)
 
 
 def repetition(tokens: Sequence[int], n: int = 4) -> float:
@@ -93,7 +136,7 @@ def pair_entropy(first: float, second: float) -> float:
     """
     p = 1 / (1 + math.exp(-abs(first - second)))
     q = math.exp(-abs(first - second)) * p
-    return -(p * math.log2(p) + (q * math.log2(q) if q > 0 else 0.0))
+    return 0.0 - p * math.log2(p) - (q * math.log2(q) if q > 0 else 0.0)
 
 
 def best_of_n(proxy: np.ndarray, gold: np.ndarray, n: int) -> float:

@@ -14,7 +14,7 @@ from lit_instructgpt.report.parts import NOTHING, as_dict, color_of, figure, joi
 COLUMNS = ("models", "systems")
 """Keys whose entries are compared: each is a column."""
 
-APART = ("kind", "versions", "files", "seed", "samples", *COLUMNS)
+APART = ("kind", "versions", "files", "seed", "samples", "matrix", *COLUMNS)
 """Keys that are no figures of the file as a whole."""
 
 

@@ -1,0 +1,32 @@
+"""What a report must say so that it can be made again: versions, seed, and the files behind the numbers."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lit_instructgpt
+from lit_instructgpt.datamodules.tokenizing import Source
+from lit_instructgpt.hashes import hash_of
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python and the libraries that the numbers depend on."""
+    libraries = {name: version(name) for name in ("torch", "transformers", "numpy")}
+    return {"lit-instructgpt": lit_instructgpt.__version__, "python": platform.python_version(), **libraries}
+
+
+def file_entry(source: Source, num_rows: int) -> dict[str, Any]:
+    """``path``, ``sha256`` (lists of both for several files) and ``rows``, the records that were accepted."""
+    if isinstance(source, str):
+        return {"path": source, "sha256": hash_of(source), "rows": num_rows}
+    return {"path": list(source), "sha256": [hash_of(path) for path in source], "rows": num_rows}
+
+
+def write_report(report: dict[str, Any], out: str) -> None:
+    """Writes a report as JSON, with the folders it needs."""
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    Path(out).write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
