@@ -595,6 +595,29 @@ def test_other_data_are_refused_and_moved_ones_are_not(sft: str, tmp_path: Path,
     assert (run / "checkpoints" / "step-00000006").is_dir()
 
 
+def test_a_checkpoint_is_validated_on_any_data(sft: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    main(["fit", "--config", sft, "--run_dir", str(run)])
+    capsys.readouterr()
+    other = write(tmp_path / "other.jsonl", DEMOS[3:])
+    main(
+        [
+            "validate",
+            "--config",
+            sft,
+            "--run_dir",
+            str(run),
+            "--ckpt_path",
+            "last",
+            "--data.train",
+            other,
+            "--data.valid",
+            other,
+        ]
+    )
+    assert "val/loss" in capsys.readouterr().out
+
+
 def test_a_checkpoint_of_another_model_is_refused_in_a_line(
     sft: str, make_dir: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
