@@ -1,4 +1,4 @@
-"""The command ``lit-instructgpt``: Lightning's verbs, and ``prepare``, ``evaluate`` and ``chat``."""
+"""The command ``lit-instructgpt``: Lightning's verbs, and those of ``TOOLS``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ train and use models (configs in YAML, every key also as --key value):
 before and after:
   prepare    data: deduplicate prompts, cap and split by user, filter PII, statistics
   evaluate   compare exported models: win rate, reward-model score, KL, text loss, your own judge
+  benchmark  the paper's automatic evaluations of exported models: truth, bias, toxicity, HellaSwag
+  toxicity_classifier  train a small scorer of toxicity on texts with scores
+  lm_eval    any task of lm-evaluation-harness on an exported model
   chat       talk to an exported policy in the terminal
 
 help:
@@ -44,6 +47,9 @@ LIGHTNING_VERBS = ("fit", "validate", "test", "predict")
 TOOLS = {
     "prepare": ("prepare", "prepare"),
     "evaluate": ("evaluation.compare", "evaluate"),
+    "benchmark": ("evaluation.benchmark", "benchmark"),
+    "toxicity_classifier": ("evaluation.toxicity", "toxicity_classifier"),
+    "lm_eval": ("evaluation.lm_eval", "harness"),
     "chat": ("chat", "chat"),
 }
 """Verb -> module and function."""
