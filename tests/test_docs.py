@@ -1,6 +1,7 @@
 """What the documentation names exists: keys, functions, files, verbs, options and targets."""
 
 import ast
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -8,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from lit_instructgpt import cli, evaluate, prepare
-from lit_instructgpt.chat import chat
+from lit_instructgpt import cli
 from lit_instructgpt.config_check import allow_imports, check_lightning, check_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lit_instructgpt"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("data/*/*.md")])
 SOURCE = "\n".join(path.read_text() for path in sorted(PACKAGE.rglob("*.py")))
-TOOLS = {"prepare": prepare.prepare, "evaluate": evaluate.evaluate, "chat": chat}
+TOOLS = {
+    verb: getattr(importlib.import_module(f"lit_instructgpt.{module}"), name)
+    for verb, (module, name) in cli.TOOLS.items()
+}
 LOGGED = re.compile(r"(train|val|objective|response|loss|policy|value|time|throughput)/[a-z0-9_/]+")
 
 

@@ -534,6 +534,23 @@ def test_the_models_of_a_report_see_the_same_items(report: Any, files: dict[str,
     assert found["models"]["ppo"]["truthfulqa"]["bare"]["mc2"] != found["models"]["sft"]["truthfulqa"]["bare"]["mc2"]
 
 
+def test_a_judge_of_answers_and_the_printed_table(
+    files: dict[str, str], make_dir: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    found = benchmark(
+        {"one": make_dir("gpt2", n_positions=512)}, str(tmp_path / "r.json"), truthfulqa=files["truthfulqa"], limit=4,
+        truthfulqa_judge=lambda asked, answers: [{"true": i / 3, "informative": 1} for i in range(len(answers))],
+        batch_size=3,
+    )  # fmt: skip
+    answers = found["models"]["one"]["truthfulqa"]["qa"]["answers"]
+    assert answers["true"]["mean"] == answers["true_and_informative"]["mean"] == 0.5
+    written = [json.loads(line) for line in (tmp_path / "r.truthfulqa.jsonl").read_text().splitlines()]
+    assert [row["true"] for row in written] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    said = capsys.readouterr().out
+    assert re.search(r"truthfulqa +qa answers +true and informative +4 +0\.500 \(0\.00 to 1\.00\)", said)
+    assert re.search(rf"mc2 +4 +{found['models']['one']['truthfulqa']['qa']['mc2']['mean']:.3f} ", said)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

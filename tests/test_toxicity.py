@@ -108,6 +108,18 @@ def test_a_seed_gives_the_same_bytes(trained: Any, tmp_path: Path):
     assert (tmp_path / "other" / WEIGHTS).read_bytes() != first
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"learning_rate": 0.02}, {"weight_decay": 0.5}, {"batch_size": 32}, {"num_epochs": 4}, {"held_out": 0.25}],
+)
+def test_a_setting_counts_and_is_written_down(trained: Any, tmp_path: Path, setting: dict[str, float]):
+    _, path = trained
+    usual: dict[str, Any] = {"text": "said.text", "score": "said.score", "held_out": 0.2, "num_epochs": 5}
+    report = toxicity_classifier([str(path / "scored.jsonl")], str(tmp_path / "out"), **{**usual, **setting})
+    assert report["settings"].items() >= setting.items()
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() != (path / "out" / WEIGHTS).read_bytes()
+
+
 def test_lines_without_a_score_are_left_out_and_counted(tmp_path: Path):
     unscored = [{"text": "a", "score": None}, {"text": "b", "score": None}]
     data = write(tmp_path / "d.jsonl", [*unscored, *({"text": f"{i}", "score": i % 2} for i in range(50))])

@@ -248,7 +248,7 @@ def _write(report: dict[str, Any], written: dict[str, list[dict[str, Any]]], out
 
 def _print(report: dict[str, Any]) -> None:
     """A row for every figure, a column for every model; the parts of a figure are in the report alone."""
-    table = Table(title="95 % intervals in brackets")
+    table = Table(title="95 % intervals in brackets", box=None, pad_edge=False)
     for column in ("evaluation", "prompt", "figure", "n"):
         table.add_column(column)
     for name in report["models"]:
@@ -257,7 +257,7 @@ def _print(report: dict[str, Any]) -> None:
     for task, variants in first.items():
         for path, figure in _figures(variants):
             found = [_at(model[task], path) for model in report["models"].values()]
-            cells = [f"{one['mean']:.3f} ({one['ci95'][0]:.3f} to {one['ci95'][1]:.3f})" for one in found]
+            cells = [f"{one['mean']:.3f} ({one['ci95'][0]:.2f} to {one['ci95'][1]:.2f})" for one in found]
             prompt, name = (" ".join(path[:-1]), path[-1].replace("_", " "))
             table.add_row(task, prompt, name, str(figure["n"]), *cells)
     Console().print(table)

@@ -45,6 +45,9 @@ class Continuation:
 def continuation_logprobs(policy: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
     """Log-probability of every continuation behind its context; neighbours with one context compute it once.
 
+    What is too long for the model loses the beginning of its context. (lm-evaluation-harness keeps one token more of such a
+    context: it does not let the model read the continuation's last one.)
+
     Args:
         policy: a causal language model.
         tokenizer: its tokenizer.
