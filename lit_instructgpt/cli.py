@@ -1,4 +1,4 @@
-"""The command ``lit-instructgpt``: Lightning's verbs, and ``prepare``, ``evaluate`` and ``chat``."""
+"""The command ``lit-instructgpt``: Lightning's verbs, and those of ``TOOLS``."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ before and after:
   evaluate   compare exported models: win rate, reward-model score, KL, text loss, your own judge
   evaluate_rm  reward models beside people: pair accuracy, calibration, agreement, systems in order
   rankings   win rates by rankings that people gave, with agreement between labelers
+  benchmark  the paper's automatic evaluations of exported models: truth, bias, toxicity, HellaSwag
+  toxicity_classifier  train a small scorer of toxicity on texts with scores
+  lm_eval    any task of lm-evaluation-harness on an exported model
   report     results and runs, any number of them, on one HTML page
   chat       talk to an exported policy in the terminal
 
@@ -49,6 +52,9 @@ TOOLS = {
     "evaluate": ("evaluation.compare", "evaluate"),
     "evaluate_rm": ("evaluation.evaluate_rm", "evaluate_rm"),
     "rankings": ("evaluation.rankings", "rankings"),
+    "benchmark": ("evaluation.benchmark", "benchmark"),
+    "toxicity_classifier": ("evaluation.toxicity", "toxicity_classifier"),
+    "lm_eval": ("evaluation.lm_eval", "harness"),
     "report": ("report.command", "report"),
     "chat": ("chat", "chat"),
 }
