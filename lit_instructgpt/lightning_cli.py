@@ -51,16 +51,22 @@ def processes(trainer: Any, is_ppo: bool) -> dict[str, Any]:
         started = int(os.environ["LOCAL_WORLD_SIZE"])
         if devices == "auto" and not gpus:
             found["devices"] = devices = started
-        given = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else started
+        given = num_devices(devices, started)
         if given != started:
             raise ValueError(
                 f"torchrun started {started} processes on this machine, and trainer.devices is {given}: set --trainer.devices "
                 f"{started}"
             )
-    num = len(devices) if isinstance(devices, list) else gpus if str(devices) in ("auto", "-1") else int(devices)
-    if is_ppo and trainer.strategy == "auto" and max(num, 1) * trainer.num_nodes > 1:
+    if is_ppo and trainer.strategy == "auto" and max(num_devices(devices, gpus), 1) * trainer.num_nodes > 1:
         found["strategy"] = "ddp_find_unused_parameters_true"
     return found
+
+
+def num_devices(devices: Any, otherwise: int) -> int:
+    """How many ``trainer.devices`` names: a number, a list, or numbers with commas; ``otherwise`` where it names none."""
+    if isinstance(devices, str) and "," in devices:
+        devices = devices.strip(",").split(",")
+    return len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else otherwise
 
 
 class InstructCLI(LightningCLI):

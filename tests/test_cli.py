@@ -127,6 +127,7 @@ def test_a_second_run_may_not_enter_the_directory(sft: str, tmp_path: Path, caps
     assert files(run) == before
 
 
+@pytest.mark.filterwarnings("ignore:resumed with other settings")
 def test_ckpt_path_resumes_in_the_same_directory(sft: str, tmp_path: Path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     main(["fit", "--config", sft, "--run_dir", str(whole)])
@@ -644,6 +645,7 @@ def test_torchrun_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert processes(settings(), False) == {"devices": 2}
     assert processes(settings(devices=2), False) == {}
+    assert processes(settings(devices="0,1"), False) == {}
     assert processes(settings(), True) == {"devices": 2, "strategy": "ddp_find_unused_parameters_true"}
     with pytest.raises(
         ValueError, match=r"torchrun started 2 processes .* trainer\.devices is 1: set --trainer\.devices 2"
@@ -660,6 +662,8 @@ def test_torchrun_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPa
         ({"devices": 2, "strategy": "fsdp2"}, True, {}),
         ({"devices": 2}, False, {}),
         ({"devices": 1}, True, {}),
+        ({"devices": "0,"}, True, {}),
+        ({"devices": "no"}, True, {}),  # Lightning's to refuse
         ({}, True, {}),
     ],
 )

@@ -57,8 +57,11 @@ GOLD_RM_PROMPTS = (60, 240, 960)
 
 BEST_OF = 64
 BEST_OF_PROMPTS = 200
-SNAPSHOT_EVERY = 2
-"""Iterations between the weights that are kept of a run without a KL penalty."""
+OVER_LR = 0.00025
+"""Of the runs without a KL penalty, whose weights are kept after every iteration: a slower course shows where gold turns."""
+
+RANKINGS = 3
+"""Times as many ranked prompts as the demo has: then they are to demonstrations as the paper's 33k to 13k."""
 
 
 class Seed:
@@ -123,7 +126,8 @@ class Seed:
     def data(self) -> None:
         """Customers, tasks and text; prepared."""
         out = str(self.out)
-        self.command("generate", "--out", f"{out}/collected", "--seed", str(self.seed), module="miniature.generate")
+        self.command("generate", "--out", f"{out}/collected", "--seed", str(self.seed), "--rankings", str(RANKINGS),
+                     module="miniature.generate")  # fmt: skip
         inputs = [f"{out}/collected/raw/{name}.jsonl" for name in ("demonstrations", "prompts_rm", "prompts_ppo")]
         self.command("prepare", "prepare", "--config", str(self.demo.config("prepare")), "--inputs", json.dumps(inputs),
                      "--seed", str(self.seed))  # fmt: skip
@@ -188,7 +192,7 @@ class Seed:
         """PPO against it without KL penalty or text, its weights kept along the way."""
         overlay = {
             "trainer": {
-                "val_check_interval": SNAPSHOT_EVERY,
+                "val_check_interval": 1,
                 "limit_val_batches": 1,
                 "callbacks": [
                     {"class_path": "lit_instructgpt.callbacks.ExportHF", "init_args": {"every": 1}},
@@ -196,7 +200,8 @@ class Seed:
             },
             "model": {"init_args": {"reward_model": self.export(f"gold_rm_{size}")}},
         }
-        self.fit(f"over_{size}", ("ppo",), *NO_TEXT, "--model.ppo.kl_coef", "0", overlay=overlay)
+        options = (*NO_TEXT, "--model.ppo.kl_coef", "0", "--model.optimizer.init_args.lr", str(OVER_LR))
+        self.fit(f"over_{size}", ("ppo",), *options, overlay=overlay)
 
     def evaluate_over(self, size: int) -> None:
         """Proxy and gold score, and KL, along that run."""

@@ -17,6 +17,8 @@ VALID_WORDS = 20_000
 NUM_CUSTOMERS = 420
 NUM_PROMPTS = 9_800
 DEMONSTRATIONS_PER_LABELER = 195
+DEALT = (21, 33, 46)
+"""Parts of the submitted prompts that go to demonstrations, to rankings and to PPO."""
 
 
 def write(path: Path, rows: Iterable[dict[str, Any]]) -> int:
@@ -53,12 +55,16 @@ def demonstrations(rng: random.Random, submitted: list[tuple[str, Task]]) -> lis
     return [_demonstration(i, task, user, source, rng) for i, (user, task, source) in enumerate(asked)]
 
 
-def split_submissions(rng: random.Random) -> tuple[list[tuple[str, Task]], ...]:
-    """Draw what the customers submit, and deal it to demonstrations, reward model and PPO."""
+def split_submissions(rng: random.Random, rankings: float = 1.0) -> tuple[list[tuple[str, Task]], ...]:
+    """Draw what the customers submit, and deal it to demonstrations, reward model and PPO.
+
+    With `rankings` there are that many times more prompts for the reward model, and about as many as ever for the others.
+    """
     dealt: tuple[list[tuple[str, Task]], ...] = ([], [], [])
-    for customer in customers(rng, NUM_CUSTOMERS, NUM_PROMPTS):
+    weights = (DEALT[0], DEALT[1] * rankings, DEALT[2])
+    for customer in customers(rng, NUM_CUSTOMERS, round(NUM_PROMPTS * sum(weights) / sum(DEALT))):
         for task in prompts(customer, rng):
-            dealt[rng.choices((0, 1, 2), weights=(21, 33, 46))[0]].append((customer.id, task))
+            dealt[rng.choices((0, 1, 2), weights=weights)[0]].append((customer.id, task))
     return dealt
 
 
@@ -76,11 +82,13 @@ def _prompts(kind: str, submitted: list[tuple[str, Task]]) -> list[dict[str, Any
     ]
 
 
-def generate(out: Path, seed: int, web_words: int = WEB_WORDS, valid_words: int = VALID_WORDS) -> dict[str, int]:
+def generate(
+    out: Path, seed: int, web_words: int = WEB_WORDS, valid_words: int = VALID_WORDS, rankings: float = 1.0
+) -> dict[str, int]:
     """Write all raw files under `out/raw` and return their numbers of rows."""
     raw = out / "raw"
     rngs = {name: random.Random(f"{seed}/{name}") for name in ("train", "valid", "customers", "demonstrations")}
-    for_demonstrations, for_rm, for_ppo = split_submissions(rngs["customers"])
+    for_demonstrations, for_rm, for_ppo = split_submissions(rngs["customers"], rankings)
     return {
         "text.train": write(raw / "text.train.jsonl", ({"text": t} for t in documents(rngs["train"], web_words))),
         "text.valid": write(raw / "text.valid.jsonl", ({"text": t} for t in documents(rngs["valid"], valid_words))),
@@ -98,8 +106,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write raw/ into")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--web-words", type=int, default=WEB_WORDS, help="words and marks of pretraining text")
+    parser.add_argument("--rankings", type=float, default=1.0, help="times as many prompts for the reward model")
     args = parser.parse_args(argv)
-    for name, count in generate(args.out, args.seed, args.web_words).items():
+    for name, count in generate(args.out, args.seed, args.web_words, rankings=args.rankings).items():
         print(f"{name}: {count}")
 
 

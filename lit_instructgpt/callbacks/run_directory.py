@@ -50,7 +50,9 @@ class RunDirectory(SaveConfigCallback):
             earlier = newest_config(directory)
             self.parser.save(self.config, str(directory / name), skip_none=False, multifile=False)
             self.written = directory / name
-            if earlier is not None and (found := changes(read(earlier), read(self.written))):
+            callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+            anew = any(getattr(callback, "from_the_beginning", False) for callback in callbacks)
+            if earlier is not None and not anew and (found := changes(read(earlier), read(self.written))):
                 rank_zero_warn(f"resumed with other settings than {earlier}: {'; '.join(found)}")
         self.already_saved = True
 
