@@ -2,14 +2,11 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
 from benchmarks_by_hand import phrase, plain_logprob
-from conftest import build, save
 from stages import plain_policy, token_nlls
 
 from lit_instructgpt.evaluation.choices import PairEncoder, continuation_logprobs
@@ -43,12 +40,12 @@ def test_sums_are_those_of_bare_sequences(family: str, tiny_dir: Dirs, tokenizer
     assert [one.num_bytes for one in found[-2:]] == [len(PAIRS[-2][1]), 9], "two letters are of two and three bytes"
 
 
-def test_a_model_that_knows_nothing_gives_every_token_its_share(tmp_path: Path, tokenizer: Any):
-    model = build(transformers.AutoModelForCausalLM, "gpt2", tokenizer, 0)
+def test_a_model_that_knows_nothing_gives_every_token_its_share(tiny_dir: Dirs, tokenizer: Any):
+    policy, own_tokenizer = loaded(tiny_dir("gpt2"))
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in policy.parameters():
             parameter.zero_()
-    found = continuation_logprobs(*loaded(save(model, tokenizer, tmp_path)), PAIRS)
+    found = continuation_logprobs(policy, own_tokenizer, PAIRS)
     for (context, text), one in zip(PAIRS, found, strict=True):
         num = len(tokenizer.encode(context + text)) - len(tokenizer.encode(context))
         assert one.logprob == pytest.approx(-num * math.log(len(tokenizer)), rel=1e-6)
