@@ -33,7 +33,8 @@ def test_steps_of_a_run_are_profiled_once(tiny_dir: Any, tmp_path: Path):
     folder = tmp_path / "profile"
     found = json.loads((folder / "shares.json").read_text())
     assert found["steps"] == 1
-    assert sum(row["seconds"] for row in found["kinds"].values()) == pytest.approx(found["seconds"], rel=0.02)
+    rounding = 5e-5 * (len(found["kinds"]) + 1)  # every figure is written with four decimals
+    assert sum(row["seconds"] for row in found["kinds"].values()) == pytest.approx(found["seconds"], abs=rounding)
     assert found["kinds"]["matrix products"]["seconds"] > 0
     assert len(list(folder.glob("*.pt.trace.json"))) == 1
 

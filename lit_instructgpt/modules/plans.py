@@ -48,6 +48,11 @@ def config_of(source: ModelSource, tokenizer: Any) -> Any:
     return read_config(source)
 
 
+def has_eight_bits(make: Callable[[Any], Optimizer]) -> bool:
+    """Whether the optimizer's state is kept in 8 bits."""
+    return is_eight_bit(make([nn.Parameter(torch.zeros(4096))]))
+
+
 def state_bytes(make: Callable[[Any], Optimizer]) -> float:
     """Bytes of optimizer state per weight."""
     weight = nn.Parameter(torch.zeros(4096))
@@ -151,7 +156,7 @@ class Sizes:
         self.plan.add(name, "weights", self.entry * (num + frozen) / self.shards)
         state = 2.03 if self.change.eight_bit else state_bytes(make) * self.entry / 4
         self.plan.add(name, "optimizer", state * num / self.shards)
-        if self.device.type == "cpu" and state < 2.1:
+        if self.device.type == "cpu" and largest and (self.change.eight_bit or has_eight_bits(make)):
             self.plan.add(name, "workspace", WORKSPACE * 4 * largest / self.shards, "update")
         self.plan.add(name, "gradients", self.entry * num / self.shards, "update")
 
