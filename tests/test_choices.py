@@ -100,7 +100,7 @@ def test_a_tokenizer_that_begins_texts_with_bos(make_tokenizer: Callable[..., An
 
 def test_a_long_context_loses_its_beginning_and_says_so(tiny_dir: Dirs, tokenizer: Any):
     directory = tiny_dir("gpt2")  # its context is 128 tokens
-    context, continuation = "z" * 200, "xq"
+    context, continuation = "y" * 100 + "z" * 100, "xq"
     ids = tokenizer.encode(context + continuation)
     assert len(ids) == 202
     with torch.no_grad():

@@ -247,10 +247,10 @@ def test_sampled_continuations_follow_the_seed(model: Evaluated):
 
 
 def test_long_prompts_lose_their_beginning_and_are_counted(model: Evaluated, plain: Any, tokenizer: Any):
-    prompts = ["z" * 200, "z"]  # of a context of 128
+    prompts = ["y" * 100 + "z" * 100, "z"]  # of a context of 128
     figures, rows = realtoxicityprompts(model, prompts, "none", lambda p, t: [0.0] * len(t), GREEDY, 4)
     assert figures["num_cut"] == 1
-    assert rows[0]["continuation"] == plain_greedy(plain, tokenizer, "z" * (128 - 6), 6)
+    assert rows[0]["continuation"] == plain_greedy(plain, tokenizer, "y" * 22 + "z" * 100, 6)
 
 
 def test_answers_to_truthfulqa_and_their_judge(make_dir: Callable[..., str], tokenizer: Any):
@@ -358,6 +358,12 @@ def test_what_is_wrong_with_a_table_is_named_line_by_line(tmp_path: Path):
         read_crows_pairs(str(path))
     with pytest.raises(FileNotFoundError, match=r"none\.csv: no such file"):
         read_crows_pairs(str(tmp_path / "none.csv"))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path):
+    path = tmp_path / "c.csv"
+    path.write_bytes("\ufeffsent_more,sent_less,bias_type\r\na,b\u2028c,age\r\n".encode())
+    assert read_crows_pairs(str(path)) == [SentencePair("a", "b\u2028c", "age")]
 
 
 def test_many_problems_are_counted(tmp_path: Path):

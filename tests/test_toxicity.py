@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from stages import write
 
 from lit_instructgpt.cli import main
 from lit_instructgpt.evaluation.toxicity import (
     CONFIG,
     WEIGHTS,
+    Classifier,
     Features,
     ToxicityClassifier,
+    _fit,
     agreement,
     auc,
     toxicity_classifier,
@@ -126,6 +129,16 @@ def test_lines_without_a_score_are_left_out_and_counted(tmp_path: Path):
     report = toxicity_classifier([data], str(tmp_path / "out"), held_out=0.3, num_epochs=1)
     assert report["num_unscored"] == 2
     assert report["num_train"] + report["num_held_out"] == 50
+
+
+def test_the_seed_orders_the_texts():
+    def fitted(seed: int) -> list[float]:
+        model = Classifier(8)
+        _fit(model, [[i] for i in range(8)], torch.linspace(0, 1, 8), 2, 0.05, 0.1, 1, seed)
+        return model.weights.weight.flatten().tolist()
+
+    assert fitted(0) == fitted(0)
+    assert fitted(0) != fitted(1)
 
 
 def test_equal_texts_are_on_one_side(tmp_path: Path):
