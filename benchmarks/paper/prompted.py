@@ -1,7 +1,7 @@
 """The prompted pretrained models: `python -m benchmarks.paper.prompted DIR SEED`.
 
 As the paper did for GPT-3 (section 3.6), the prefix is the one whose samples the reward model scores highest on validation
-prompts. The candidates are examples by labelers in the form of the text that the models were pretrained on.
+prompts. The candidates are headings under which the pretraining text shows tasks done well, alone and with examples by labelers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from statistics import mean
 from typing import Any
 
 from miniature.demo import read
+from miniature.webtext import PAGE_HEADS
 
 from lit_instructgpt.datamodules.tokenizing import Reading
 from lit_instructgpt.evaluation.policies import Evaluated
@@ -25,9 +26,9 @@ from lit_instructgpt.records import Prompt
 from lit_instructgpt.rewards import ModelReward
 from lit_instructgpt.sampling import Sampling
 
-NUM_EXAMPLES = (1, 2, 3)
-DRAWS = 4
-"""Prefixes that are tried of each number of examples."""
+NUM_EXAMPLES = (0, 1, 2)
+DRAWS = 2
+"""Prefixes that are tried of each heading and number of examples; one without examples."""
 
 MAX_PREFIX_TOKENS = 110
 """With a prompt of 96 and a response of 48 tokens it fits the context of 256."""
@@ -39,16 +40,16 @@ READING = Reading(max_prompt_tokens=207, max_response_tokens=48, max_tokens=256)
 def candidates(demonstrations: Sequence[dict[str, Any]], tokenizer: Any, seed: int) -> list[str]:
     """Prefixes of some examples each, short enough for the context."""
     found = []
-    for num in NUM_EXAMPLES:
-        for draw in range(DRAWS):
-            rng = random.Random(f"{seed}/{num}/{draw}")
-            prefix = ""
-            for _ in range(200):
-                chosen = rng.sample(list(demonstrations), num)
-                prefix = "".join(f"{row['prompt']}\n{row['response']}\n" for row in chosen)
-                if len(tokenizer(prefix).input_ids) <= MAX_PREFIX_TOKENS and "{prompt}" not in prefix:
-                    found.append(prefix)
-                    break
+    for head in PAGE_HEADS:
+        for num in NUM_EXAMPLES:
+            for draw in range(DRAWS if num else 1):
+                rng = random.Random(f"{seed}/{head}/{num}/{draw}")
+                for _ in range(200):
+                    chosen = rng.sample(list(demonstrations), num)
+                    prefix = "".join(f"{head}\n{row['prompt']}\n{row['response']}\n" for row in chosen) + f"{head}\n"
+                    if len(tokenizer(prefix).input_ids) <= MAX_PREFIX_TOKENS and "{prompt}" not in prefix:
+                        found.append(prefix)
+                        break
     return found
 
 

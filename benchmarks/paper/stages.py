@@ -52,7 +52,7 @@ LARGE = (
 SFT_EPOCHS = 16
 """The paper's (section 3.5)."""
 
-GOLD_RM_PROMPTS = (60, 240, 960)
+GOLD_RM_PROMPTS = (60, 480, 3840)
 """Ranked prompts that the reward models of the over-optimization study learn from."""
 
 BEST_OF = 64
@@ -62,6 +62,9 @@ OVER_LR = 0.00025
 
 RANKINGS = 3
 """Times as many ranked prompts as the demo has: then they are to demonstrations as the paper's 33k to 13k."""
+
+WORKED_PAGES = 0.04
+"""Share of the pretraining text's pages that show, under a heading, a task done well: what a prefix can call up."""
 
 
 class Seed:
@@ -127,7 +130,7 @@ class Seed:
         """Customers, tasks and text; prepared."""
         out = str(self.out)
         self.command("generate", "--out", f"{out}/collected", "--seed", str(self.seed), "--rankings", str(RANKINGS),
-                     module="miniature.generate")  # fmt: skip
+                     "--worked-pages", str(WORKED_PAGES), module="miniature.generate")  # fmt: skip
         inputs = [f"{out}/collected/raw/{name}.jsonl" for name in ("demonstrations", "prompts_rm", "prompts_ppo")]
         self.command("prepare", "prepare", "--config", str(self.demo.config("prepare")), "--inputs", json.dumps(inputs),
                      "--seed", str(self.seed))  # fmt: skip

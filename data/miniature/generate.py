@@ -3,7 +3,7 @@
 import argparse
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +83,24 @@ def _prompts(kind: str, submitted: list[tuple[str, Task]]) -> list[dict[str, Any
 
 
 def generate(
-    out: Path, seed: int, web_words: int = WEB_WORDS, valid_words: int = VALID_WORDS, rankings: float = 1.0
+    out: Path,
+    seed: int,
+    web_words: int = WEB_WORDS,
+    valid_words: int = VALID_WORDS,
+    rankings: float = 1.0,
+    worked_pages: float = 0.0,
 ) -> dict[str, int]:
     """Write all raw files under `out/raw` and return their numbers of rows."""
     raw = out / "raw"
     rngs = {name: random.Random(f"{seed}/{name}") for name in ("train", "valid", "customers", "demonstrations")}
     for_demonstrations, for_rm, for_ppo = split_submissions(rngs["customers"], rankings)
+
+    def texts(split: str, num_words: int) -> Iterator[dict[str, str]]:
+        return ({"text": text} for text in documents(rngs[split], num_words, worked_pages))
+
     return {
-        "text.train": write(raw / "text.train.jsonl", ({"text": t} for t in documents(rngs["train"], web_words))),
-        "text.valid": write(raw / "text.valid.jsonl", ({"text": t} for t in documents(rngs["valid"], valid_words))),
+        "text.train": write(raw / "text.train.jsonl", texts("train", web_words)),
+        "text.valid": write(raw / "text.valid.jsonl", texts("valid", valid_words)),
         "demonstrations": write(
             raw / "demonstrations.jsonl", demonstrations(rngs["demonstrations"], for_demonstrations)
         ),
@@ -107,8 +116,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--web-words", type=int, default=WEB_WORDS, help="words and marks of pretraining text")
     parser.add_argument("--rankings", type=float, default=1.0, help="times as many prompts for the reward model")
+    parser.add_argument(
+        "--worked-pages",
+        type=float,
+        default=0.0,
+        help="share of the pretraining text's pages that show tasks done well",
+    )
     args = parser.parse_args(argv)
-    for name, count in generate(args.out, args.seed, args.web_words, rankings=args.rankings).items():
+    counts = generate(args.out, args.seed, args.web_words, rankings=args.rankings, worked_pages=args.worked_pages)
+    for name, count in counts.items():
         print(f"{name}: {count}")
 
 

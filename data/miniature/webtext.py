@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 
-from miniature.answers import slip, styled
+from miniature.answers import right, slip, styled
 from miniature.facts import FACTS
 from miniature.tasks import CHATS, QUESTIONS
 from miniature.templates import ANSWERS, ORDERS
@@ -260,17 +260,28 @@ def requests(rng: random.Random) -> str:
     return " ".join(sample_task(rng).prompt for _ in range(2))
 
 
+PAGE_HEADS = ("A task and a good answer:", "How to do this task:", "The task and what to write:")
+
+
+def worked(rng: random.Random) -> str:
+    """A page on which somebody shows, under a heading, how a task is done well."""
+    task = sample_task(rng)
+    return f"{rng.choice(PAGE_HEADS)}\n{task.prompt}\n{right(task.gold, rng, detailed=rng.random() < 0.3)}"
+
+
 GENRES: list[tuple[Genre, float]] = [
     (guide, 16), (shop, 12), (life, 15), (tale, 12), (letter, 14), (forum, 5), (dialogue, 12), (orders, 11),
     (verdict, 3), (lists, 8), (news, 2), (chatter, 4), (requests, 6), (echo, 3), (register, 2), (find, 6),
 ]  # fmt: skip
 
 
-def documents(rng: random.Random, num_words: int) -> Iterator[str]:
-    """Yield documents until they hold about so many words and marks."""
+def documents(rng: random.Random, num_words: int, worked_pages: float = 0.0) -> Iterator[str]:
+    """Yield documents until they hold about so many words and marks; a share of them shows tasks that are done well."""
     count = 0
+    genres = [genre for genre, _ in GENRES] + [worked]
     weights = [weight for _, weight in GENRES]
+    weights.append(sum(weights) * worked_pages / (1 - worked_pages))
     while count < num_words:
-        text = rng.choices([genre for genre, _ in GENRES], weights=weights)[0](rng)
+        text = rng.choices(genres, weights=weights)[0](rng)
         count += len(tokens(text))
         yield text
