@@ -61,29 +61,69 @@ def miniature(results: dict[str, Any]) -> str:
 
 def real_data(results: dict[str, Any]) -> str:
     """The reward model on human rankings, beside its baselines."""
+    num_train = sum(counts["train"] for counts in results["selection"]["comparisons"].values())
+    above = ", ".join(results["sources_with_rm_above_both"]) or "none"
+    return (
+        f"{reward_model_table(results)}\n\n"
+        f"SmolLM2-135M on validation rankings by people, `python benchmarks/real_data.py --data DIR`, seed {results['seed']}, "
+        f"{results['hardware']}, {sum(row['num_rankings'] for row in results['reward_model'].values())} rankings to "
+        f"measure on, {num_train} to train on. Above both baselines: {above}. More in "
+        "[docs/results.md](docs/results.md)."
+    )
+
+
+def reward_model_table(results: dict[str, Any]) -> str:
+    """Pair accuracies per source."""
     lines = [
-        "| human rankings | pairs | reward model (95 % CI) | longer answer | bag of words |",
+        "| human rankings | pairs | reward model (95 % CI) | above the longer answer by | above a bag of words by |",
         "|---|---|---|---|---|",
     ]
     for name, row in results["reward_model"].items():
         low, high = row["rm"]["ci95"]
-        lines.append(
-            f"| {name} | {row['num_pairs']} | {row['rm']['accuracy']:.1%} ({low:.1%}-{high:.1%}) "
-            f"| {row['length_baseline']['accuracy']:.1%} | {row['bag_of_words_baseline']['accuracy']:.1%} |"
-        )
-    gain = results["ppo"]["score_gain"]
-    num_train = sum(counts["train"] for counts in results["selection"]["comparisons"].values())
-    above = ", ".join(results["sources_with_rm_above_both"]) or "none"
-    lines += [
-        "",
-        f"SmolLM2-135M on validation rankings by people, `python benchmarks/real_data.py --data DIR`, seed {results['seed']}, "
-        f"{results['hardware']}, {sum(row['num_rankings'] for row in results['reward_model'].values())} rankings to "
-        f"measure on, {num_train} to train on. Above both baselines: {above}. PPO-ptx changed the reward model's score on "
-        f"{results['ppo']['after']['num_prompts']} held-out prompts by {gain['mean']:+.2f} (95 % CI {gain['ci95'][0]:.2f} to "
-        f"{gain['ci95'][1]:.2f}) at {results['ppo']['after']['kl_to_start_nats']['mean']:.1f} nats. The whole is in "
-        "benchmarks/results/real_data.json.",
-    ]
+        cells = [f"{name} | {row['num_pairs']} | {row['rm']['accuracy']:.1%} ({low:.1%} to {high:.1%})"]
+        for key in ("length_baseline", "bag_of_words_baseline"):
+            low, high = row[key]["ci95_of_difference"]
+            cells.append(
+                f"{100 * row[key]['rm_minus_this']:.1f} ({100 * low:.1f} to {100 * high:.1f}) of {row[key]['accuracy']:.1%}"
+            )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def real_data_figures(results: dict[str, Any]) -> str:
+    """The reward model's course, and the policies; for docs/results.md."""
+    sources = list(results["reward_model"])
+    curve = [f"| rankings seen | {' | '.join(sources)} |", "|---" * (1 + len(sources)) + "|"]
+    for row in results["learning_curve"]:
+        cells = [
+            f"{found['accuracy']:.1%} ({found['ci95'][0]:.1%} to {found['ci95'][1]:.1%})"
+            for found in (row["sources"][name] for name in sources)
+        ]
+        curve.append(f"| {row['num_rankings']} | {' | '.join(cells)} |")
+    policies = [
+        "| model | preferred to SFT (95 % CI) | at equal lengths | score | KL to SFT, nats | text loss | tokens "
+        "| repetition | stopped |",
+        "|---" * 9 + "|",
+    ]
+    for name, row in results["policies"].items():
+        low, high = row["ci95"]
+        policies.append(
+            f"| {name} | {row['win_rate_vs_sft']:.3f} ({low:.3f} to {high:.3f}) | {row['length_controlled_win_rate']:.3f} | "
+            f"{row['rm_score']:.3f} | {row['kl_to_init']:.3f} | {row['text_loss']:.3f} | {row['response_tokens']:.1f} | "
+            f"{row['repetition']:.3f} | {row['stop_rate']:.3f} |"
+        )
+    counts = results["selection"]["comparisons"]
+    taken = ", ".join(f"{name} {row['train']} rankings ({row['train_pairs']} pairs)" for name, row in counts.items())
+    demos = ", ".join(f"{name} {row['train']}" for name, row in results["selection"]["demonstrations"].items())
+    minutes = ", ".join(f"{name} {value / 60:.0f}" for name, value in results["seconds"].items())
+    notes = "\n".join(f"- {note}" for note in results["notes"])
+    return (
+        f"{reward_model_table(results)}\n\nPair accuracy along the epoch:\n\n{chr(10).join(curve)}\n\n"
+        f"The policies on {results['num_prompts']} held-out prompts, judged by that reward model:\n\n{chr(10).join(policies)}\n\n"
+        f"`{results['command']}`, seed {results['seed']}, {results['hardware']}, torch {results['versions']['torch']}, "
+        f"{results['precision']}. Trained on {taken}; demonstrations: {demos}; "
+        f"{results['selection']['episodes']} episodes of PPO. Minutes: {minutes}.\n\n{notes}"
+    )
 
 
 def throughput(results: dict[str, Any]) -> str:
@@ -241,9 +281,55 @@ def paper_figures(results: dict[str, Any]) -> str:
     return figures_tables(results)
 
 
+def real_evaluation(results: dict[str, Any]) -> str:
+    """The evaluation commands on public files and human judgements."""
+    from benchmarks.real_evaluation import ORDER, SHOWN
+
+    models = list(results["benchmark"])
+    lines = [f"| figure (95 % CI over items) | {' | '.join(models)} |", "|---" * (1 + len(models)) + "|"]
+    for task, variant, key in SHOWN:
+        found = [results["benchmark"][name][task] for name in models]
+        rows = [row[variant][key] if variant else row[key] for row in found]
+        cells = [f"{row['mean']:.3f} ({row['ci95'][0]:.3f} to {row['ci95'][1]:.3f})" for row in rows]
+        name = ", ".join(part for part in (task, variant, key) if part)
+        lines.append(f"| {name}, n = {rows[0]['n']} | {' | '.join(cells)} |")
+    pairs = [
+        "| human pairs | pairs | reward model (95 % CI) | longer answer | calibration error | labelers among themselves |",
+        "|---|---|---|---|---|---|",
+    ]
+    reward = results["reward_model"]
+    for name, row in reward["pairs"].items():
+        low, high = row["ci95"]
+        agreed = (reward["agreement"].get(name) or {}).get("labelers")
+        among = f"{agreed['agreement']:.1%} of {agreed['num_pairs']}" if agreed else "one ranking a pair"
+        pairs.append(
+            f"| {name} | {row['num_pairs']} | {row['pair_accuracy']:.1%} ({low:.1%} to {high:.1%}) "
+            f"| {row['length_baseline']:.1%} | {row['ece']:.3f} | {among} |"
+        )
+    scores = reward["outputs"]["models"]["rm"]
+    order = reward["outputs"]["order"]["models"]["rm"]
+    systems = ["| system | mean score (95 % CI) | outputs |", "|---|---|---|"]
+    for name, row in scores.items():
+        low, high = row["ci95"]
+        systems.append(f"| {name} | {row['score']:.3f} ({low:.3f} to {high:.3f}) | {row['num_outputs']} |")
+    rising = order["rising"]
+    said = (
+        f"From {' to '.join(ORDER)} the mean score {'rises' if order['mean_rises'] else 'does not rise'} at every step; it "
+        f"rises at {rising['mean']:.1%} of the prompts ({rising['ci95'][0]:.1%} to {rising['ci95'][1]:.1%}; by chance 16.7 %)."
+    )
+    parts = [
+        "\n".join(lines),
+        "\n".join(pairs),
+        "\n".join(systems),
+        said,
+        f"`{results['command']}`, {_where(results)}.",
+    ]
+    return "\n\n".join(parts)
+
+
 PLACES = {
     "README.md": (miniature, paper_in_miniature, real_data),
-    "docs/results.md": (paper_figures,),
+    "docs/results.md": (paper_figures, real_data_figures, real_evaluation),
     "docs/scale.md": (quantized, two_processes, memory, gpu_checks),
     "docs/checkpoints.md": (faults,),
     "docs/performance.md": (
@@ -260,7 +346,7 @@ PLACES = {
 }
 """File -> what it shows; each from the result of the same name, or of that in `SHARED`."""
 
-SHARED = {"targets": "throughput", "paper_figures": "paper_in_miniature"}
+SHARED = {"targets": "throughput", "paper_figures": "paper_in_miniature", "real_data_figures": "real_data"}
 
 
 def main() -> None:

@@ -122,7 +122,7 @@ def tiny_model(family: str, text: Path, out: Path) -> None:
 
 def human_records(data: Path) -> list[Row]:
     """Prompt and replies of people's comparisons."""
-    from benchmarks.real_data import read
+    from benchmarks.real.selection import read
 
     return [{"prompt": row["prompt"], "responses": row["responses"]} for row in
             read(data / "comparisons/hh_harmless.jsonl.gz")]  # fmt: skip

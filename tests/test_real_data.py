@@ -12,11 +12,11 @@ import torch
 
 from benchmarks import smollm2
 from benchmarks.baselines import BagOfWords, choose_l2, half_step, words
-from benchmarks.real_data import (
+from benchmarks.real.figures import accuracies, learning_curve
+from benchmarks.real.selection import (
+    BUNDLE,
     SMALL,
     SYSTEM,
-    Stages,
-    accuracies,
     drawn,
     find,
     pairs,
@@ -26,9 +26,8 @@ from benchmarks.real_data import (
     to_messages,
     write,
 )
-from benchmarks.real_data import (
-    main as real_data_main,
-)
+from benchmarks.real.stages import Stages
+from benchmarks.real_data import main as real_data_main
 from lit_instructgpt.hashes import hash_of
 
 MODEL = Path("models/smollm2")
@@ -113,7 +112,7 @@ def test_selection_takes_the_shortest_usable_rankings_of_each_split_in_any_order
     rows = [comparison(n, split="valid" if n % 3 == 0 else "train") for n in range(2, 12)]
     bad = [
         comparison(1, id="tied", ranking=[1, 1]), comparison(1, id="same"), comparison(1, id="flag", flag=True),
-        comparison(1, id="criterion", criterion="naturalness"), comparison(1, id="dialog", prompt="Hi"),
+        comparison(1, id="dialog", prompt="Hi"),
     ]  # fmt: skip
     bad[1]["responses"] = ["b", "b"]
     taken, counts = select_comparisons(rows + bad, "hh_helpful", (3, 1))
@@ -122,7 +121,7 @@ def test_selection_takes_the_shortest_usable_rankings_of_each_split_in_any_order
     assert [row["id"] for row in taken["train"]] == ["c2", "c4", "c5"]
     assert [row["id"] for row in taken["valid"]] == ["c3"]
     assert counts["train_pairs"] == 3
-    for name in ("all_tied", "same_reply_twice", "flagged", "other_criterion", "bad_dialog"):
+    for name in ("all_tied", "same_reply_twice", "flagged", "bad_dialog"):
         assert counts[name] == 1, name
 
 
@@ -131,42 +130,61 @@ def test_drawing_depends_on_the_seed_and_not_on_the_order():
     assert drawn(rows, 5, 1) == drawn(rows[::-1], 5, 1) != drawn(rows, 5, 2)
 
 
-def folder(place: Path, bundle: bool) -> Path:
+def folder(place: Path) -> Path:
     kinds = {
-        "comparisons": [comparison(n, split=s, source=f"{src}/x") | {"id": f"{src}{s}{n}"}
-                        for src in ("hh", "oasst1") for s in ("train", "valid") for n in range(2, 12)],
-        "demonstrations": [{"id": f"{s}{n}", "format": "plain", "prompt": f"Say {n}", "response": "ok", "split": s}
-                           for s in ("train", "valid") for n in range(30)],
-        "prompts": [{"id": f"{s}{n}", "format": "plain", "prompt": f"Say {n}", "split": s}
-                    for s in ("train", "valid") for n in range(40)],
-        "text": [{"text": f"Text {n}", "source": "book"} for n in range(20)],
+        "comparisons": lambda name: [comparison(n, split=s) | {"id": f"{name}{s}{n}"} for s in ("train", "valid")
+                                     for n in range(2, 14)],
+        "demonstrations": lambda name: [
+            {"id": f"{name}{s}{n}", "format": "plain", "prompt": f"Say {n}", "response": "ok" * (400 if n == 0 else 1),
+             "split": s} for s in ("train", "valid") for n in range(30)],
+        "prompts": lambda name: [{"id": f"{s}{n}", "format": "plain", "prompt": f"Say {n}", "split": s}
+                                 for s in ("train", "valid") for n in range(40)],
+        "text": lambda name: [{"text": f"{name} {n}", "source": "book"} for n in range(20)],
     }  # fmt: skip
-    names = {"comparisons": "hh_helpful", "demonstrations": "dolly_1k", "prompts": "data2text_e2e", "text": "gutenberg"}
     for kind, rows in kinds.items():
-        write(place / (f"{kind}/{names[kind]}.jsonl" if bundle else f"{kind}.jsonl"), rows)
+        for name in BUNDLE[kind]:
+            write(place / f"{kind}/{name}.jsonl", rows(name))
     return place
 
 
-def test_selection_of_a_bundle_and_of_a_flat_folder_is_deterministic(tmp_path):
-    for bundle in (False, True):
-        data = folder(tmp_path / f"data{bundle}", bundle)
-        first = select(data, tmp_path / "a", SMALL, 0)
-        assert first == select(data, tmp_path / "b", SMALL, 0)
-        for file in (tmp_path / "a").iterdir():
-            assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
-        sources = {"hh_helpful"} if bundle else {"hh_helpful", "oasst1"}
-        assert set(first["comparisons"]) == sources
-        assert first["prompts_valid"] == 8
-        for split in ("train", "valid"):
-            assert {row["split"] for row in read(tmp_path / f"a/comparisons.{split}.jsonl")} == {split}
-            assert {row["split"] for row in read(tmp_path / f"a/demonstrations.{split}.jsonl")} == {split}
+def test_selection_of_a_bundle_is_deterministic_and_keeps_the_splits_apart(tmp_path):
+    data = folder(tmp_path / "data")
+    first = select(data, tmp_path / "a", SMALL, 0)
+    assert first == select(data, tmp_path / "b", SMALL, 0)
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+    assert first["comparisons"].keys() == {"hh_helpful", "oasst1", "qa_feedback"}
+    assert all(counts["train"] == 8 and counts["valid"] == 4 for counts in first["comparisons"].values())
+    assert first["demonstrations"] == {key: {"train": 8, "valid": 4} for key in BUNDLE["demonstrations"]}
+    assert first["prompts_valid"] == 8
+    for split in ("train", "valid"):
+        assert {row["split"] for row in read(tmp_path / f"a/comparisons.{split}.jsonl")} == {split}
+        demos = read(tmp_path / f"a/demonstrations.{split}.jsonl")
+        assert {row["split"] for row in demos} == {split}
+        assert {row["response"] for row in demos} == {"ok"}, "the long ones are left out"
+    texts = [{row["text"] for row in read(tmp_path / f"a/text.{split}.jsonl")} for split in ("train", "valid")]
+    assert [len(found) for found in texts] == [8, 4]
+    assert not texts[0] & texts[1]
+    assert {row["source"] for row in read(tmp_path / "a/comparisons.oasst1.valid.jsonl")} == {"oasst1"}
 
 
 def test_missing_files_and_model_are_named(tmp_path):
-    with pytest.raises(SystemExit, match=r"has no comparisons\.jsonl"):
+    with pytest.raises(SystemExit, match=r"(?s)has no comparisons/hh_helpful\.jsonl.*oasst1.*qa_feedback"):
         find(tmp_path, "comparisons")
     with pytest.raises(SystemExit, match="make smollm2"):
         real_data_main(["--data", str(tmp_path), "--model", str(tmp_path / "none")])
+
+
+def test_a_learning_curve_counts_the_rankings_that_each_kept_model_has_seen(tmp_path):
+    for step in (10, 9, 100, 19):
+        (tmp_path / f"export_at/{step}").mkdir(parents=True)
+
+    def measure(path):
+        return {"hh": {"rm": {"accuracy": float(path.name) if path.name != "export" else 1.0}}}
+
+    curve = learning_curve(tmp_path, 150, 8, measure)
+    assert [row["num_rankings"] for row in curve] == [72, 80, 150], "152 is past the end: the last weights stand for it"
+    assert [row["sources"]["hh"]["accuracy"] for row in curve] == [9.0, 10.0, 1.0]
 
 
 def test_accuracies_count_pairs_and_resample_prompts():
@@ -191,6 +209,10 @@ def test_stages_are_run_once_and_again_when_the_data_or_an_earlier_stage_changed
     ran = []
 
     def run(line, check):
+        if "evaluate" in line:
+            ran.append("evaluate")
+            Path(line[line.index("--out") + 1]).write_text("{}")
+            return subprocess.CompletedProcess(line, 0)
         stage = Path(line[line.index("--run_dir") + 1])
         ran.append(stage.name)
         (stage / "export").mkdir(parents=True)
@@ -204,21 +226,21 @@ def test_stages_are_run_once_and_again_when_the_data_or_an_earlier_stage_changed
     def stages(seed=0):
         ran.clear()
         found = Stages(tmp_path / "work", Path("model"), seed, "32-true")
-        found.sft(), found.rm(), found.ppo(16)
+        found.sft(), found.rm(), found.ppo(16), found.evaluate()
         return found
 
     (tmp_path / "work").mkdir()
-    assert list(stages().seconds) == ran == ["sft", "rm", "ppo"]
-    assert list(stages().commands) == ["sft", "rm", "ppo"]
+    assert list(stages().seconds) == ran == ["sft", "rm", "ppo", "evaluate"]
+    assert list(stages().commands) == ["sft", "rm", "ppo", "evaluate"]
     assert ran == []
     data.write_text("2")
     stages()
-    assert ran == ["sft", "rm", "ppo"]
+    assert ran == ["sft", "rm", "ppo", "evaluate"]
     assert (tmp_path / "work/rm.1/export").is_dir()
     (tmp_path / "work/rm.json").unlink()
     stages()
-    assert ran == ["rm", "ppo"]
-    assert len(stages(seed=1).seconds) == len(ran) == 3
+    assert ran == ["rm", "ppo", "evaluate"]
+    assert len(stages(seed=1).seconds) == len(ran) == 4
 
 
 def test_rotary_rows_are_put_back_as_two_halves():

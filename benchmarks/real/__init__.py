@@ -1,0 +1,1 @@
+"""SmolLM2-135M on human records: what is selected, trained and measured."""
