@@ -269,6 +269,11 @@ def worked(rng: random.Random) -> str:
     return f"{rng.choice(PAGE_HEADS)}\n{task.prompt}\n{right(task.gold, rng, detailed=rng.random() < 0.3)}"
 
 
+def asked(rng: random.Random) -> str:
+    """A page of requests, one a line, as people post them; nobody answers."""
+    return "\n".join(sample_task(rng).prompt for _ in range(rng.choice((2, 2, 3))))
+
+
 GENRES: list[tuple[Genre, float]] = [
     (guide, 16), (shop, 12), (life, 15), (tale, 12), (letter, 14), (forum, 5), (dialogue, 12), (orders, 11),
     (verdict, 3), (lists, 8), (news, 2), (chatter, 4), (requests, 6), (echo, 3), (register, 2), (find, 6),
@@ -276,11 +281,14 @@ GENRES: list[tuple[Genre, float]] = [
 
 
 def documents(rng: random.Random, num_words: int, worked_pages: float = 0.0) -> Iterator[str]:
-    """Yield documents until they hold about so many words and marks; a share of them shows tasks that are done well."""
+    """Yield documents until they hold about so many words and marks.
+
+    A share of `worked_pages` shows, under a heading, tasks that are done well, and as many more are requests without an answer.
+    """
     count = 0
-    genres = [genre for genre, _ in GENRES] + [worked]
+    genres = [genre for genre, _ in GENRES] + [worked, asked]
     weights = [weight for _, weight in GENRES]
-    weights.append(sum(weights) * worked_pages / (1 - worked_pages))
+    weights += [sum(weights) * worked_pages / (1 - 2 * worked_pages)] * 2
     while count < num_words:
         text = rng.choices(genres, weights=weights)[0](rng)
         count += len(tokens(text))
