@@ -63,9 +63,9 @@ OVER_LR = 0.00025
 RANKINGS = 3
 """Times as many ranked prompts as the demo has: then they are to demonstrations as the paper's 33k to 13k."""
 
-WORKED_PAGES = 0.08
-"""Share of the pretraining text's pages that show, under a heading, a task done well: what a prefix can call up. As many are
-requests that nobody answers: what a prompt without prefix looks like."""
+WORKED_PAGES = 0.15
+"""Share of the pretraining text's pages that show, under a heading, a task done well: what a prefix can call up. A third as
+many are requests that nobody answers: what a prompt without prefix looks like."""
 
 
 class Seed:
