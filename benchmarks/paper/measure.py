@@ -101,7 +101,7 @@ def best_of(out: Path, size: int) -> list[Row]:
 
 def forward_passes(out: Path) -> dict[str, int]:
     """Completions that one epoch computes: each once in K-wise elements, once for every pair otherwise."""
-    kwise = sum(len(row["responses"]) for row in read(out / "ranked/comparisons.train.jsonl"))
+    kwise = sum(len(row["responses"]) for row in read(out / "ranked/kwise.train.jsonl"))
     return {"kwise": kwise, "pairs": 2 * len(read(out / "ranked/pairs.train.jsonl"))}
 
 

@@ -60,8 +60,14 @@ BEST_OF_PROMPTS = 200
 OVER_LR = 0.00025
 """Of the runs without a KL penalty, whose weights are kept after every iteration: a slower course shows where gold turns."""
 
-RANKINGS = 3
+RANKINGS = 5
 """Times as many ranked prompts as the demo has: then they are to demonstrations as the paper's 33k to 13k."""
+
+PAIR_PROMPTS = 1500
+"""Ranked prompts of the comparison of shuffled pairs with whole rankings."""
+
+NUM_BY_ALL = 250
+"""Validation prompts that every labeler ranks."""
 
 WORKED_PAGES = 0.15
 """Share of the pretraining text's pages that show, under a heading, a task done well: what a prefix can call up. A third as
@@ -159,8 +165,9 @@ class Seed:
         train = [row for row in elements if splits[row["id"]] == "train"]
         write(folder / "comparisons.train.jsonl", train)
         write(folder / "comparisons.valid.jsonl", [row for row in elements if splits[row["id"]] == "valid"])
-        write(folder / "pairs.train.jsonl", pairs_of(train, self.seed))
-        valid = [row for row in rows if row["split"] == "valid"]
+        write(folder / "kwise.train.jsonl", train[:PAIR_PROMPTS])
+        write(folder / "pairs.train.jsonl", pairs_of(train[:PAIR_PROMPTS], self.seed))
+        valid = [row for row in rows if row["split"] == "valid"][:NUM_BY_ALL]
         for name, labelers in (("training", TRAINING), ("held_out", HELD_OUT)):
             write(folder / f"all_{name}.valid.jsonl", by_all(valid, labelers, self.seed))
         gold = by_truth(rows, self.seed)
@@ -272,7 +279,8 @@ class Seed:
         """All of them."""
         rm_pairs = ("--data.train", str(self.out / "ranked/pairs.train.jsonl"), "--trainer.max_epochs", "1",
                     "--trainer.val_check_interval", "0.1")  # fmt: skip
-        rm_kwise = ("--trainer.max_epochs", "1", "--trainer.val_check_interval", "0.1")
+        rm_kwise = ("--data.train", str(self.out / "ranked/kwise.train.jsonl"), "--trainer.max_epochs", "1",
+                    "--trainer.val_check_interval", "0.1")  # fmt: skip
         found = [
             self.job("data", (), self.data, "collected", "data"),
             self.trained("base", ("data",), ("base",)),
