@@ -1,6 +1,6 @@
 """The memory plan of runs beside what they took: ``python benchmarks/memory.py``.
 
-Each run is the public command for a few steps, with a model of 30 million parameters from scratch; its plan is the one that
+Each run is the public command for a few steps, with a model from scratch, of 30 million parameters where nothing is said; its plan is the one that
 it prints, its peak what the operating system counted for the process.
 """
 
@@ -30,12 +30,19 @@ MODEL = {
     "model_type": "llama", "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8,
     "num_key_value_heads": 4, "max_position_embeddings": 512, "tie_word_embeddings": True,
 }  # fmt: skip
+LARGE = {**MODEL, "hidden_size": 1536, "intermediate_size": 4096, "num_hidden_layers": 16, "num_attention_heads": 12}
+"""Of 0.4 billion parameters."""
+
 EIGHT_BIT = ["--model.init_args.optimizer", "bitsandbytes.optim.AdamW8bit", "--model.init_args.optimizer.lr", "1e-4"]
 CASES: dict[str, tuple[str, list[str]]] = {
     "SFT": ("sft", []),
     "SFT, bf16 autocast": ("sft", ["--trainer.precision", "bf16-mixed"]),
     "SFT, gradient checkpointing": ("sft", ["--model.init_args.gradient_checkpointing", "true"]),
     "SFT, 8-bit AdamW": ("sft", EIGHT_BIT),
+    "SFT, 0.4B, 8-bit AdamW, gradient checkpointing": (
+        "large",
+        [*EIGHT_BIT, "--model.init_args.gradient_checkpointing", "true"],
+    ),
     "SFT, two processes (FSDP2)": ("sft", []),
     "reward model, K = 4": ("rm", []),
     "reward model, K = 4, bf16 autocast": ("rm", ["--trainer.precision", "bf16-mixed"]),
@@ -97,6 +104,9 @@ def make_configs(folder: Path) -> dict[str, str]:
         },
     }  # fmt: skip
     found = {}
+    large = {"model": {**fresh, "config": LARGE}}
+    sft = stages["sft"]["model"]
+    stages["large"] = {**stages["sft"], "model": {**sft, "init_args": {**sft["init_args"], **large}}}
     for stage, config in stages.items():
         (folder / f"{stage}.yaml").write_text(yaml.safe_dump({"seed_everything": 0, **config}), encoding="utf-8")
         found[stage] = str(folder / f"{stage}.yaml")
