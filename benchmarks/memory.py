@@ -1,7 +1,7 @@
 """The memory plan of runs beside what they took: ``python benchmarks/memory.py``.
 
-Each run is the public command for a few steps, with a model from scratch, of 30 million parameters where nothing is said; its plan is the one that
-it prints, its peak what the operating system counted for the process.
+Each run is the public command for a few steps, with a model from scratch, of 30 million parameters where nothing else is
+said; its plan is the one that it prints, its peak what the operating system counted for the process.
 """
 
 from __future__ import annotations
