@@ -50,8 +50,8 @@ FILES = {
 NUM_EXACT = 24
 """Choices of TruthfulQA that are computed in float64 too."""
 
-SHARE, NATS, LOGPROB = 1e-6, 1e-5, 1e-5
-"""Largest differences that are let pass: of a share, of likelihood_diff, and of a log-probability, relative.
+FIGURE, LOGPROB = 1e-6, 1e-5
+"""Largest differences that are let pass: of a figure, relative where it is above 1, and of a single log-probability, relative.
 
 Sums of over a hundred nats in float32, as the harness has them, are multiples of 8e-6.
 """
@@ -276,8 +276,7 @@ def main(argv: list[str] | None = None) -> None:
     apart = [
         row
         for row in found
-        if abs(row.lm_eval - row.benchmark) > (NATS if row.figure == "likelihood_diff" else SHARE)
-        or row.largest_gap > LOGPROB
+        if abs(row.lm_eval - row.benchmark) > FIGURE * max(1.0, abs(row.lm_eval)) or row.largest_gap > LOGPROB
     ]
     if apart:
         raise SystemExit(f"{len(apart)} of {len(found)} figures differ: {apart}")
