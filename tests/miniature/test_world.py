@@ -10,6 +10,7 @@ import pytest
 from miniature import generate, webtext
 from miniature.customers import PREAMBLES, customers
 from miniature.facts import FACTS
+from miniature.gold import judge
 from miniature.labelers import TRAINING, demonstrate
 from miniature.vocab import CATEGORIES, CLASS_OF, sentences, words
 from miniature.world import USE_CASES, sample_task
@@ -101,6 +102,28 @@ def test_the_vocabulary_is_closed() -> None:
         task = sample_task(rng)
         used.update(words(task.prompt), words(demonstrate(rng.choice(TRAINING), task.gold, rng)))
     assert {word for word in used if seen[word] < 10} == set()
+
+
+def test_worked_pages_show_under_a_heading_a_task_done_right() -> None:
+    for seed in range(300):
+        page, task = webtext.worked(random.Random(seed)), sample_task(random.Random(seed))
+        head = next(head for head in webtext.PAGE_HEADS if page.startswith(f"{head}\n"))
+        answer = page.removeprefix(f"{head}\n{task.prompt}\n")
+        assert judge(task.gold, answer).follows_instruction, page
+        assert judge(task.gold, answer).satisfies_constraint is not False, page
+
+
+def test_pages_that_are_asked_for_are_that_share_and_others_keep_theirs() -> None:
+    texts = list(webtext.documents(random.Random(5), 100_000, worked_pages=0.3))
+    heads = sum(text.startswith(webtext.PAGE_HEADS) for text in texts) / len(texts)
+    assert heads == pytest.approx(0.3, abs=0.04)
+    rude = [sum(text.startswith("It is rude to say:") for text in found) / len(found)
+              for found in (texts, list(webtext.documents(random.Random(6), 100_000)))]  # fmt: skip
+    assert rude[0] / rude[1] == pytest.approx(0.6, abs=0.1), (
+        "a third as many are requests: 0.6 of the pages are as ever"
+    )
+    plain = list(webtext.documents(random.Random(5), 2_000))
+    assert not any(text.startswith(webtext.PAGE_HEADS) for text in plain)
 
 
 def test_facts_are_many_and_often_stated() -> None:
