@@ -118,7 +118,7 @@ def main(out: Path, seed: int) -> None:
         "agreement": json.loads((out / "ranked/agreement.json").read_text(encoding="utf-8")),
         "rm_curves": {name: curve(out / name, *rm_keys) for name in ("rm_kwise", "rm_pairs")},
         "forward_passes": forward_passes(out),
-        "sft_curve": curve(out / "sft_long", "val/loss", "val/rm_score"),
+        "sft_curve": curve(out / "sft", "val/loss", "val/rm_score"),
         "sft": models_of(out / "evaluate_sft.json"),
         "head_to_head": {"ppo_ptx/large": head_to_head(read(out / "responses.jsonl"), "ppo_ptx", "large")},
         "preferences": preferences(read(out / "responses.jsonl"), "ppo_ptx", "sft", seed),

@@ -50,7 +50,10 @@ LARGE = (
 """The larger pretrained model; counted in parameters by `claims`."""
 
 SFT_EPOCHS = 16
-"""The paper's (section 3.5)."""
+"""The paper's (section 3.5); the SFT model is the epoch of the highest reward-model score, as there."""
+
+INIT_EPOCHS = 12
+"""Of PPO's start; the demo's 4 leave it behind the SFT model."""
 
 GOLD_RM_PROMPTS = (60, 480, 3840)
 """Ranked prompts that the reward models of the over-optimization study learn from."""
@@ -65,6 +68,9 @@ RANKINGS = 5
 
 PAIR_PROMPTS = 1500
 """Ranked prompts of the comparison of shuffled pairs with whole rankings."""
+
+RM_BATCH = 8
+"""Rankings of a batch, as in configs/miniature/rm.yaml; of shuffled pairs as many comparisons make one."""
 
 NUM_BY_ALL = 250
 """Validation prompts that every labeler ranks."""
@@ -145,10 +151,11 @@ class Seed:
             os.replace(f"{out}/collected/raw/text.{split}.jsonl", f"{out}/data/text.{split}.jsonl")
 
     def samples(self) -> None:
-        """Nine outputs of the SFT model per prompt."""
+        """Nine outputs per prompt of a first SFT model, that of the demo: the reward model that selects comes from them."""
         (self.out / "samples.jsonl").unlink(missing_ok=True)
         self.command("predict", "predict", "--config", str(self.demo.config("predict")), "--seed_everything",
-                     str(self.seed), "--run_dir", str(self.out / "predict"))  # fmt: skip
+                     str(self.seed), "--run_dir", str(self.out / "predict"),
+                     "--model.model", self.export("first_sft"))  # fmt: skip
 
     def sampled(self) -> list[Row]:
         """The prompts with their outputs, and the split of each."""
@@ -178,24 +185,44 @@ class Seed:
 
     # ------------------------------------------------------------------ what goes beyond it
 
-    def sft_long(self) -> None:
-        """SFT for the paper's 16 epochs; kept are the epochs of least loss and of highest reward-model score."""
+    def sft(self) -> None:
+        """SFT for the paper's 16 epochs; kept are the epoch of highest reward-model score and that of least loss."""
         export = "lit_instructgpt.callbacks.ExportHF"
         callbacks = [
+            {"class_path": export, "init_args": {"monitor": "val/rm_score"}},
             {"class_path": export, "init_args": {"monitor": "val/loss", "mode": "min", "dirname": "least_loss"}},
-            {"class_path": export, "init_args": {"monitor": "val/rm_score", "dirname": "best_score"}},
         ]
         overlay = {
             "trainer": {"max_epochs": SFT_EPOCHS, "callbacks": callbacks},
             "model": {"init_args": {"reward_model": self.export("rm"), "sampling": {"max_new_tokens": 48}}},
         }
-        self.fit("sft_long", ("sft",), overlay=overlay)
+        self.fit("sft", ("sft",), overlay=overlay)
+
+    def rm_pairs(self) -> None:
+        """A reward model on shuffled pairs, as many comparisons a step as of whole rankings."""
+        folder = self.out / "ranked"
+        num_pairs, num_rankings = (len(read(folder / f"{name}.train.jsonl")) for name in ("pairs", "kwise"))
+        batch = round(RM_BATCH * num_pairs / num_rankings)
+        self.fit("rm_pairs", ("rm",), "--data.train", str(folder / "pairs.train.jsonl"), "--data.batch_size", str(batch),
+                 *self.one_epoch())  # fmt: skip
+
+    def one_epoch(self) -> tuple[str, ...]:
+        """Options of the reward models that are compared within an epoch."""
+        return (
+            "--model.model",
+            self.export("first_sft"),
+            "--trainer.max_epochs",
+            "1",
+            "--trainer.val_check_interval",
+            "0.1",
+        )
 
     def gold_rm(self, size: int) -> None:
         """A reward model that learns from the truth's own rankings of some prompts."""
         folder = self.out / "ranked"
         self.fit(
-            f"gold_rm_{size}", ("rm",), "--data.train", str(folder / f"gold_{size}.train.jsonl"),
+            f"gold_rm_{size}", ("rm",), "--model.model", self.export("first_sft"),
+            "--data.train", str(folder / f"gold_{size}.train.jsonl"),
             "--data.valid", str(folder / "gold.valid.jsonl"),
         )  # fmt: skip
 
@@ -260,7 +287,7 @@ class Seed:
 
     def evaluate_sft(self) -> None:
         """Both selections of the long SFT run against one another."""
-        models = {name: str(self.out / "sft_long" / name) for name in ("least_loss", "best_score")}
+        models = {"least_loss": str(self.out / "sft/least_loss"), "best_score": self.export("sft")}
         self.evaluate("evaluate_sft", models, baseline="least_loss", init="least_loss")
 
     def evaluate_rm(self) -> None:
@@ -277,23 +304,21 @@ class Seed:
 
     def jobs(self) -> list[Job]:
         """All of them."""
-        rm_pairs = ("--data.train", str(self.out / "ranked/pairs.train.jsonl"), "--trainer.max_epochs", "1",
-                    "--trainer.val_check_interval", "0.1")  # fmt: skip
-        rm_kwise = ("--data.train", str(self.out / "ranked/kwise.train.jsonl"), "--trainer.max_epochs", "1",
-                    "--trainer.val_check_interval", "0.1")  # fmt: skip
+        from_first = ("--model.model", self.export("first_sft"))
+        kwise = ("--data.train", str(self.out / "ranked/kwise.train.jsonl"), *self.one_epoch())
         found = [
             self.job("data", (), self.data, "collected", "data"),
             self.trained("base", ("data",), ("base",)),
             self.trained("large", ("data",), ("base",), *LARGE),
-            self.trained("sft", ("base",), ("sft",)),
-            self.trained("init", ("base",), ("sft", "init")),
-            self.job("samples", ("sft",), self.samples, "predict"),
+            self.trained("first_sft", ("base",), ("sft",)),
+            self.trained("init", ("base",), ("sft", "init"), "--trainer.max_epochs", str(INIT_EPOCHS)),
+            self.job("samples", ("first_sft",), self.samples, "predict"),
             self.job("ranked", ("samples",), self.ranked),
-            self.trained("rm", ("ranked",), ("rm",)),
-            self.trained("rm_pairs", ("ranked",), ("rm",), *rm_pairs),
-            self.trained("rm_kwise", ("ranked",), ("rm",), *rm_kwise),
-            self.job("sft_long", ("rm",), self.sft_long, "sft_long"),
+            self.trained("rm", ("ranked",), ("rm",), *from_first),
+            self.job("sft", ("rm",), self.sft, "sft"),
             *[self.trained(name, ("rm", "init"), ("ppo",), *options) for name, options in ARMS.items()],
+            self.job("rm_pairs", ("ranked",), self.rm_pairs, "rm_pairs"),
+            self.trained("rm_kwise", ("ranked",), ("rm",), *kwise),
             self.job("best_of", ("init",), self.best_of, "best_of"),
             self.job("prompted", ("base", "large", "rm"), self.module("prompted"), "prompted", "prompted_large"),
         ]
@@ -306,9 +331,9 @@ class Seed:
                 self.job(f"evaluate_over_{size}", (f"over_{size}",), lambda size=size: self.evaluate_over(size)),
             ]
         found += [
-            self.job("evaluate_all", ("large", *ARMS), self.evaluate_all),
-            self.job("evaluate_prompted", ("prompted",), self.evaluate_prompted),
-            self.job("evaluate_sft", ("sft_long",), self.evaluate_sft),
+            self.job("evaluate_all", ("large", "sft", *ARMS), self.evaluate_all),
+            self.job("evaluate_prompted", ("prompted", "sft"), self.evaluate_prompted),
+            self.job("evaluate_sft", ("sft",), self.evaluate_sft),
             self.job("evaluate_rm", ("rm",), self.evaluate_rm),
         ]
         measured = [f"evaluate_{name}" for name in ("all", "prompted", "sft", "rm")]
