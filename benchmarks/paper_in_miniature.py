@@ -28,6 +28,9 @@ SEEDS = (1, 2, 3, 4, 5)
 
 OUT = ROOT / "benchmarks/results/paper_in_miniature.json"
 
+SOURCES = ("benchmarks/paper/[smp]*.py", "data/miniature/*.py", "configs/miniature/*.yaml")
+"""What says what is trained and measured: stages, measures and prompts, the world, the configs."""
+
 
 def main(argv: list[str] | None = None) -> None:
     """Run what is left to do, and write the claims."""
@@ -50,6 +53,10 @@ def main(argv: list[str] | None = None) -> None:
             wanted |= more
         jobs = [job for job in jobs if job.name in wanted]
     ledger = Ledger(args.work / "done")
+    try:
+        ledger.check_sources([path for pattern in SOURCES for path in Path().glob(pattern)])
+    except ValueError as error:
+        raise SystemExit(f"paper_in_miniature: {error}") from None
     spent = ledger.directory / "minutes.txt"
     earlier = float(spent.read_text(encoding="ascii")) if spent.is_file() else 0.0
     try:
@@ -73,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
                      "python": platform.python_version()},
         "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "claims": evaluate_claims(measures),
-        "seconds": ledger.seconds(),
+        "seconds": {name: seconds for name, seconds in ledger.seconds().items() if int(name.split("/")[0]) in args.seeds},
         "measures": measures,
     }  # fmt: skip
     args.out.parent.mkdir(parents=True, exist_ok=True)

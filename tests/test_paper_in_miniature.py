@@ -74,6 +74,17 @@ def test_what_failed_stops_what_needs_it_and_nothing_else_and_is_done_again_late
     assert not half.exists()
 
 
+def test_what_was_begun_with_other_sources_is_not_gone_on_with(tmp_path: Path):
+    ledger, source = Ledger(tmp_path / "work/done"), tmp_path / "stages.py"
+    source.write_text("LR = 1")
+    ledger.check_sources([source])
+    ledger.check_sources([source])
+    source.write_text("LR = 2")
+    with pytest.raises(ValueError, match=r"work was begun with other .*stages\.py: move it away"):
+        ledger.check_sources([source])
+    assert ledger.seconds() == {}
+
+
 @pytest.mark.parametrize(
     ("needs", "message"),
     [
@@ -222,7 +233,7 @@ def policy(win: float, **figures: float) -> dict[str, float]:
 
 
 def overoptimized(peak: float, size: int) -> dict[str, Any]:
-    """Gold score d (1 - beta log d) with its peak where asked, proxy score d."""
+    """Gold score d (1 - beta log d) with its peak where asked, proxy score d, by PPO."""
     beta = 1 / (1 + math.log(peak))
     rows = {"init": {"kl_to_init": 0.0, "utility": 3.0, "rm_score": 0.5}}
     for i in range(1, 11):
@@ -231,11 +242,17 @@ def overoptimized(peak: float, size: int) -> dict[str, Any]:
     return rows
 
 
+def best_of_n(peak: float) -> list[dict[str, float]]:
+    """Gold score d (1 - d / (2 peak)), so that its derivative 1 - d / peak is 0 at the peak; proxy score d."""
+    ds = [0.0, 0.44, 0.8, 1.1, 1.36, 1.58, 1.78]
+    return [{"kl": d**2, "gold": 3.0 + 2 * d * (1 - d / (2 * peak)), "proxy": d, "gold_std": 2.0} for d in ds]
+
+
 def measures(seed: int) -> dict[str, Any]:
     """All claims hold; seeds differ by a little noise."""
     e = 0.002 * (seed - 3)
     models = {
-        "base": policy(0.1 + e, hallucination=0.9 + e),
+        "base": policy(0.1 + e, hallucination=0.9 + e, satisfies_constraint=0.1 + e),
         "large": policy(0.2 + e),
         "sft": policy(0.49 + e),
         "init": policy(0.46, utility=3.4),
@@ -246,31 +263,38 @@ def measures(seed: int) -> dict[str, Any]:
         "kl_1": policy(0.5, text_loss=1.01, rm_score=0.2 + e),
         "kl_3": policy(0.47, text_loss=1.0, rm_score=0.05 + e),
         "lr_4": policy(0.5, utility=3.5 + e), "lr_4_ptx": policy(0.5, utility=3.6 + e),
-        "lr_16": policy(0.1, utility=1.0 + e), "lr_16_ptx": policy(0.4, utility=3.0 - e),
+        "lr_16": policy(0.1, utility=1.0 + e, text_loss=5 + e), "lr_16_ptx": policy(0.4, utility=3.0 - e),
     }  # fmt: skip
     assert {*ARMS, "base", "large", "sft", "init"} == set(models)
     rm = {"training": {"pair_accuracy": 0.70 + e}, "held_out": {"pair_accuracy": 0.67 + e / 2}}
+    agreement = {
+        group: {"labelers": {"agreement": 0.75 + e}, "models": {"rm": {"agreement": 0.74 - e}}} for group in rm
+    }
     return {
         "seed": seed,
         "models": models,
         "prompted": {"prompted": policy(0.2 + e), "prompted_large": policy(0.3 + e), "sft": policy(0.5)},
         "head_to_head": {"ppo_ptx/large": 0.8 + e},
         "parameters": {"base": 10, "large": 50, "ppo_ptx": 10},
-        "rm": {"models": {"rm": rm}},
-        "agreement": {"training": 0.75, "held_out": 0.76},
+        "rm": {"models": {"rm": rm}, "agreement": agreement},
         "rm_curves": {
             "rm_kwise": {"val/loss": [0.65, 0.60, 0.60 + abs(e)], "val/pair_accuracy": [0.6, 0.65, 0.66 + e]},
             "rm_pairs": {"val/loss": [0.62, 0.61, 0.70 + e], "val/pair_accuracy": [0.6, 0.65, 0.62 + e]},
         },
         "forward_passes": {"kwise": 100, "pairs": 550},
-        "sft_curve": {"val/loss": [2.0, 1.9, 2.1, 2.4], "val/rm_score": [0.0, 0.1, 0.2, 0.1 if seed == 2 else 0.3]},
+        "sft_curve": {
+            "val/loss": [2.0, 1.9, 2.1, 2.4, 2.5, 2.6],
+            "val/rm_score": [0.0, 0.1, 0.2, 0.1 if seed == 2 else 0.3, 0.1, 0.1],
+        },
         "sft": {"least_loss": policy(0), "best_score": {"win_rate_vs_least_loss": 0.56 + e}},
         "preferences": {"training": {"rate": 0.58 + e}, "held_out": {"rate": 0.575 + e}},
         "over": {
             str(size): overoptimized(peak, size)
             for size, peak in zip(GOLD_RM_PROMPTS, (1.5 + e, 2.0, 3.0 - e), strict=True)
         },
-        "best_of": {str(size): [{"gold_std": 2.0}] for size in GOLD_RM_PROMPTS},
+        "best_of": {
+            str(size): best_of_n(peak) for size, peak in zip(GOLD_RM_PROMPTS, (0.9 + e, 1.1, 1.5 - e), strict=True)
+        },
     }
 
 
@@ -290,12 +314,10 @@ def test_all_claims_hold_on_measures_that_were_made_so():
     assert rows[4]["figures"]["completions computed, pairs by rankings"]["mean"] == pytest.approx(5.5)
     assert rows[5]["figures"]["epoch of best reward-model score"]["mean"] == pytest.approx((4 * 4 + 3) / 5)
     peaks = rows[9]["figures"]
-    assert peaks[f"{GOLD_RM_PROMPTS[0]} ranked prompts: sqrt(KL) at the fitted peak"]["mean"] == pytest.approx(
-        1.5, abs=1e-3
-    )
-    assert peaks[f"{GOLD_RM_PROMPTS[2]} ranked prompts: sqrt(KL) at the fitted peak"]["mean"] == pytest.approx(
-        3, abs=1e-3
-    )
+    for way, places in (("PPO", (1.5, 3.0)), ("best of n", (0.9, 1.5))):
+        for size, place in zip((GOLD_RM_PROMPTS[0], GOLD_RM_PROMPTS[-1]), places, strict=True):
+            name = f"{way}, {size} ranked prompts: sqrt(KL) at the fitted peak"
+            assert peaks[name]["mean"] == pytest.approx(place, abs=1e-3)
 
 
 def change(*path: str, to: Callable[[int], Any]) -> list[dict[str, Any]]:
@@ -315,26 +337,54 @@ def change(*path: str, to: Callable[[int], Any]) -> list[dict[str, Any]]:
         (1, ("models", "ppo", "win_rate_vs_sft"), lambda s: 0.49 + 0.002 * s),  # intervals overlap
         (1, ("prompted", "prompted", "win_rate_vs_sft"), lambda s: 0.09 + 0.002 * s),
         (2, ("head_to_head", "ppo_ptx/large"), lambda s: 0.45 + 0.02 * s),  # mean above a half, interval not
+        (2, ("parameters", "large"), lambda s: 20),  # twice is not several times
         (3, ("models", "ppo_ptx", "satisfies_constraint"), lambda s: 0.43 + 0.01 * s),
         (3, ("models", "ppo_ptx", "hallucination"), lambda s: 0.37 + 0.01 * s),
+        (3, ("models", "base", "satisfies_constraint"), lambda s: 0.9),
+        (3, ("models", "base", "hallucination"), lambda s: 0.1),
         (4, ("rm", "models", "rm", "held_out", "pair_accuracy"), lambda s: 0.68 + 0.01 * s),
-        (4, ("agreement", "training"), lambda s: 0.81),
+        (4, ("rm", "agreement", "training", "labelers", "agreement"), lambda s: 0.81),
+        (4, ("rm", "agreement", "held_out", "labelers", "agreement"), lambda s: 0.6),  # far above is not near either
+        (4, ("rm", "models", "rm", "held_out", "pair_accuracy"), lambda s: 0.4),  # more than a few points
         (5, ("rm_curves", "rm_pairs", "val/loss"), lambda s: [0.62, 0.61, 0.60]),
         (5, ("rm_curves", "rm_pairs", "val/pair_accuracy"), lambda s: [0.6, 0.65, 0.63 + 0.01 * s]),
-        (6, ("sft_curve", "val/rm_score"), lambda s: [0.1, 0.3, 0.2, 0.1]),
+        (6, ("sft_curve", "val/rm_score"), lambda s: [0.1, 0.3, 0.2, 0.1, 0.0, 0.0]),
+        (6, ("sft_curve", "val/loss"), lambda s: [2.0, 1.9, 1.8, 2.0, 2.1, 2.2]),  # not early
         (6, ("sft", "best_score", "win_rate_vs_least_loss"), lambda s: 0.48 + 0.01 * s),
         (7, ("models", "ppo", "text_loss"), lambda s: 1.01),  # no tax to begin with
-        (7, ("models", "kl_1", "rm_score"), lambda s: 0.66),  # a cheap remedy
+        (7, ("models", "kl_1"), lambda s: policy(0.5, text_loss=0.97, rm_score=0.66)),  # a cheap remedy
+        (7, ("models", "kl_3", "rm_score"), lambda s: 0.66),  # the largest coefficient costs nothing
+        (7, ("models", "ppo_ptx", "text_loss"), lambda s: 1.03),  # not restored; other coefficients do not help it
         (8, ("models", "lr_16", "utility"), lambda s: 3.4 + 0.1 * s),
         (8, ("models", "lr_16_ptx", "utility"), lambda s: 1.0),
+        (8, ("models", "lr_16", "text_loss"), lambda s: 1.5 + 0.01 * s),  # overfitted to the reward model, not diverged
+        (8, ("models", "lr_16_ptx", "text_loss"), lambda s: 3.0 + 0.01 * s),
         (9, ("preferences", "held_out", "rate"), lambda s: 0.54 + 0.001 * s),
         (10, ("over", str(GOLD_RM_PROMPTS[0])), lambda s: overoptimized(3.5, 60)),
         (10, ("over", str(GOLD_RM_PROMPTS[0])), lambda s: overoptimized(20, 60)),  # never turns
+        (10, ("best_of", str(GOLD_RM_PROMPTS[0])), lambda s: best_of_n(1.6)),
     ],
 )
 def test_a_claim_that_does_not_hold_is_reported_as_such(claim: int, path: tuple[str, ...], to: Callable[[int], Any]):
     rows = claims.evaluate_claims(change(*path, to=to))
     assert [row["id"] for row in rows if not row["holds"]] == [claim]
+
+
+def test_gold_that_rises_to_a_noisy_plateau_has_not_turned():
+    rng = np.random.default_rng(0)
+    turned = 0
+    for _ in range(60):
+        d = np.linspace(0.15, 3, 20)
+        curves = [{"d": d, "gold": 1 - np.exp(-2 * d) + rng.normal(0, 0.05, 20), "proxy": d} for _ in range(5)]
+        falls, rises = claims.fall_after_peak(curves)
+        turned += claims.figure(falls).high < 0
+        assert min(rises) >= 0
+    assert turned <= 6, "about 2.5 % by chance"
+    d = np.linspace(0.15, 3, 20)
+    falls, rises = claims.fall_after_peak([{"d": d, "gold": d * (2 - d), "proxy": 2 * d}] * 3)
+    peak = int(np.argmax(d * (2 - d)))
+    assert falls == pytest.approx([3 * (2 - 3) - d[peak] * (2 - d[peak])] * 3)
+    assert rises == pytest.approx([2 * (3 - d[peak])] * 3)
 
 
 def test_one_seed_shows_nothing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import threading
@@ -38,6 +39,24 @@ class Ledger:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+
+    def check_sources(self, sources: Sequence[Path]) -> None:
+        """Note what files say what the jobs are, or check that they still say the same.
+
+        Raises:
+            ValueError: some have changed since the first job: what is done would be mixed with something else.
+        """
+        found = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(sources)}
+        noted = self.directory / "sources.txt"
+        if noted.is_file():
+            before = json.loads(noted.read_text(encoding="utf-8"))
+            changed = sorted(name for name in {*found, *before} if found.get(name) != before.get(name))
+            if changed:
+                raise ValueError(
+                    f"{self.directory.parent} was begun with other {', '.join(changed)}: move it away, or give another --work"
+                )
+        self.directory.mkdir(parents=True, exist_ok=True)
+        noted.write_text(json.dumps(found) + "\n", encoding="utf-8")
 
     def file(self, name: str) -> Path:
         """The file that says a job is done."""
