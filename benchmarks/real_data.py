@@ -45,7 +45,8 @@ NOTES = [
     "A response cut at its limit costs PPO missing_eos_penalty; scores here are without it, of the text with EOS.",
     "The reward models of the learning curve are one run's, along its epoch: the rate of the earlier ones had not decayed yet.",
     "Seconds are wall time and contain waiting for whatever else the machine did (load_average, at the end).",
-    "Intervals are 95 % bootstrap intervals over prompts: pairs of one prompt are drawn together.",
+    "Intervals are 95 % bootstrap intervals over prompts: pairs of one prompt are drawn together. Above both baselines: both "
+    "differences with intervals above 0.",
 ]
 
 
@@ -60,12 +61,12 @@ class Figures:
         from lit_instructgpt.rewards import ModelReward
 
         data = self.work / "data"
-        rankings = [data / f"comparisons.{split}.jsonl" for split in ("train", "valid")]
+        inputs = [export, *(data / f"comparisons.{split}.jsonl" for split in ("train", "valid"))]
 
         def compute() -> Row:
             return measure_reward_model(ModelReward(str(export), max_response_tokens=256, batch_size=16), data)
 
-        return self._kept(export / "figures.json", rankings, compute)
+        return self._kept(self.work / f"rm/figures-{export.name}.json", inputs, compute)
 
     def _kept(self, path: Path, inputs: Sequence[Path], compute: Callable[[], Row]) -> Row:
         """From its file, if it was computed from the same data before."""
@@ -134,10 +135,11 @@ def main(argv: list[str] | None = None) -> None:
     num_train = sum(counts["train"] for counts in selection["comparisons"].values())
     curve = learning_curve(args.work / "rm", num_train, RM_BATCH, figures.reward_model)
     reward_model = figures.reward_model(args.work / "rm/export")
-    stages.seconds["rm_figures"] = round(time.perf_counter() - begin, 1)
+    seconds = {"rm_figures": round(time.perf_counter() - begin, 1)}
     show(reward_model)
     stages.ppo(size.episodes)
     evaluation = json.loads(stages.evaluate().read_text(encoding="utf-8"))
+    seconds = {**stages.commands.seconds, **seconds}
     shown = f"python benchmarks/real_data.py --data {os.path.relpath(args.data)}{' --small' if args.small else ''}"
     origin = args.model / "smollm2_origin.json"
     report = {
@@ -156,8 +158,8 @@ def main(argv: list[str] | None = None) -> None:
         "policies": {name: {key: row[key] for key in POLICY_KEYS} for name, row in evaluation["models"].items()},
         "num_prompts": evaluation["num_prompts"],
         "selection": selection,
-        "stages": stages.commands,
-        "seconds": {**stages.seconds, "total": round(sum(stages.seconds.values()), 1)},
+        "stages": stages.commands.lines,
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,26 +1,28 @@
 """The evaluation commands on public evaluation files and human judgements: ``python benchmarks/real_evaluation.py``.
 
-    python benchmarks/real_evaluation.py --data ../shared/data [--trained runs/real_data] [--limit 100]
+    python benchmarks/real_evaluation.py --data ../shared/data [--trained runs/real_data] [--num 200]
 
 SmolLM2-135M as it comes beside the models that benchmarks/real_data.py trained from it, by the public commands ``benchmark``,
 ``toxicity_classifier``, ``evaluate_rm`` and ``report``, on ``DATA/eval``. Only numbers are kept: of what the models write and
 of the files nothing goes to ``benchmarks/results``. A command whose result is in ``--work`` already is not run again.
+The files are in order of their kinds, so records are drawn by chance, not taken from the beginning.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
-import subprocess
+import random
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.real.commands import Commands
 from benchmarks.real.selection import read, to_messages, write
 from benchmarks.real_data import hardware, versions
 
@@ -54,29 +56,29 @@ SHOWN = (
 """Evaluation, variant and figure of the table."""
 
 
-class Commands:
-    """Public commands, each run once."""
+def sample(source: Path, target: Path, num: int, seed: int) -> dict[str, int]:
+    """Some records of a file by chance, all of the file's order and kinds alike; returns how many there are and were taken.
 
-    def __init__(self, work: Path) -> None:
-        self.work, self.seconds = work, dict[str, float]()
+    CSV and JSON lines, gzipped or not; prompts of human judgements become messages, as the reward model was trained on them.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.suffix == ".csv":
+        with source.open(encoding="utf-8-sig", newline="") as file:
+            head, *rows = csv.reader(file)
+        chosen = random.Random(seed).sample(rows, min(num, len(rows)))
+        with target.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([head, *chosen])
+    else:
+        records = read(source)
+        chosen = random.Random(seed).sample(records, min(num, len(records)))
+        write(target, [with_messages(row) for row in chosen])
+        rows = records
+    return {"records": len(rows), "taken": len(chosen)}
 
-    def run(self, name: str, *args: str, out: Path) -> None:
-        """Run a command unless it ended well before with the same arguments."""
-        done, line = self.work / f"{name}.done.json", [*args, f"--out={out}"]
-        if not done.is_file() or json.loads(done.read_text(encoding="utf-8"))["args"] != line:
-            print(f"\n== lit-instructgpt {' '.join(line)}", flush=True)
-            begin = time.perf_counter()
-            if code := subprocess.run([sys.executable, "-m", "lit_instructgpt", *line], check=False).returncode:
-                raise SystemExit(f"{name} ended with exit code {code}")
-            row = {"args": line, "seconds": round(time.perf_counter() - begin, 1)}
-            done.write_text(json.dumps(row) + "\n", encoding="utf-8")
-        self.seconds[name] = json.loads(done.read_text(encoding="utf-8"))["seconds"]
 
-
-def prompts_as_messages(source: Path, target: Path, limit: int) -> None:
-    """The first records of a file, prompts as the reward model was trained on them."""
-    rows = [{**row, "prompt": to_messages(row["prompt"], row.get("format", "plain"))} for row in read(source)[:limit]]
-    write(target, rows)
+def with_messages(row: dict[str, Any]) -> dict[str, Any]:
+    """A record of human judgements with its prompt as messages; any other as it is."""
+    return {**row, "prompt": to_messages(row["prompt"], row["format"])} if "format" in row else row
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -87,52 +89,69 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--trained", type=Path, default=Path("runs/real_data"), help="made by benchmarks/real_data.py")
     parser.add_argument("--work", type=Path, default=Path("runs/real_evaluation"))
     parser.add_argument(
-        "--limit", type=int, default=100, help="items of each evaluation file; of human pairs twice as many"
+        "--num", type=int, default=200, help="records of each file, by chance; Winogender is taken whole"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of which are taken")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/real_evaluation.json"))
     args = parser.parse_args(argv)
     models = {"base": args.model, "sft": args.trained / "sft/export", "ppo_ptx": args.trained / "ppo/export"}
     rm = args.trained / "rm/export"
+    files = {**FILES, **{name: f"human_pairs/{name}.jsonl.gz" for name in HUMAN_PAIRS}, "outputs": OUTPUTS}
+    sources = {name: args.data / "eval" / file for name, file in files.items()}
     missing = [str(path) for path in (*models.values(), rm) if not (path / "config.json").is_file()]
-    missing += [str(args.data / "eval" / file) for file in (*FILES.values(), OUTPUTS)
-                if not (args.data / "eval" / file).is_file()]  # fmt: skip
+    missing += [str(path) for path in sources.values() if not path.is_file()]
     if missing:
         raise SystemExit(
             f"real_evaluation: missing: {', '.join(missing)}; make smollm2 makes the model, "
             "benchmarks/real_data.py the trained ones, docs/evaluation.md says where the files are published"
         )
-    args.work.mkdir(parents=True, exist_ok=True)
-    commands, work = Commands(args.work), args.work
-    toxicity_of = json.dumps([str(args.data / "eval" / FILES["realtoxicityprompts"])])
-    commands.run("toxicity_classifier", "toxicity_classifier", "--data", toxicity_of, "--text", "continuation",
-                 "--score", "continuation_toxicity", out=work / "toxicity")  # fmt: skip
+    work, commands = args.work, Commands(args.work)
+    taken, used = {}, {"winogender": sources["winogender"]}
+    for name, source in sources.items():
+        if name not in used:
+            used[name] = work / "data" / (f"{name}.csv" if source.suffix == ".csv" else f"{name}.jsonl")
+            taken[name] = sample(source, used[name], args.num, args.seed)
+    scored = sources["realtoxicityprompts"]
     commands.run(
-        "benchmark", "benchmark", *(f"--models.{name}={path}" for name, path in models.items()),
-        *(f"--{name}={args.data / 'eval' / file}" for name, file in FILES.items()), "--limit", str(args.limit),
-        "--scorer", "lit_instructgpt.evaluation.toxicity.ToxicityClassifier", "--scorer.path", str(work / "toxicity"),
-        "--batch_size", "25", out=work / "benchmark.json",
-    )  # fmt: skip
-    for name in HUMAN_PAIRS:
-        prompts_as_messages(args.data / f"eval/human_pairs/{name}.jsonl.gz", work / f"{name}.jsonl", 2 * args.limit)
-    prompts_as_messages(args.data / "eval" / OUTPUTS, work / "outputs.jsonl", args.limit)
-    commands.run(
-        "evaluate_rm", "evaluate_rm", "--models.rm", str(rm),
-        *(f"--comparisons.{name}={work / name}.jsonl" for name in HUMAN_PAIRS), "--outputs", str(work / "outputs.jsonl"),
-        "--order", json.dumps(ORDER), "--reading.max_prompt_tokens", "512", "--reading.max_response_tokens", "256",
-        "--reading.max_tokens", "768", "--reading.skip_bad_records", "true", out=work / "evaluate_rm.json",
+        "toxicity_classifier",
+        ["toxicity_classifier", "--data", json.dumps([str(scored)]), "--text", "continuation",
+         "--score", "continuation_toxicity", "--out", str(work / "toxicity")],
+        [scored], work / "toxicity",
     )  # fmt: skip
     commands.run(
-        "report", "report", "--results", json.dumps([str(work / "benchmark.json"), str(work / "evaluate_rm.json")]),
-        "--runs.sft", str(args.trained / "sft"), "--runs.rm", str(args.trained / "rm"), "--runs.ppo_ptx",
-        str(args.trained / "ppo"), "--title", "SmolLM2-135M", out=work / "report.html",
+        "benchmark",
+        ["benchmark", *(f"--models.{name}={path}" for name, path in models.items()),
+         *(f"--{name}={used[name]}" for name in FILES), "--truthfulqa_prompts", '["bare", "qa"]',
+         "--scorer", "lit_instructgpt.evaluation.toxicity.ToxicityClassifier", "--scorer.path", str(work / "toxicity"),
+         "--batch_size", "25", "--out", str(work / "benchmark.json")],
+        [*models.values(), *(used[name] for name in FILES), work / "toxicity"], work / "benchmark.json",
+    )  # fmt: skip
+    commands.run(
+        "evaluate_rm",
+        ["evaluate_rm", "--models.rm", str(rm), *(f"--comparisons.{name}={used[name]}" for name in HUMAN_PAIRS),
+         "--outputs", str(used["outputs"]), "--order", json.dumps(ORDER), "--reading.max_prompt_tokens", "512",
+         "--reading.max_response_tokens", "256", "--reading.max_tokens", "768", "--reading.skip_bad_records", "true",
+         "--out", str(work / "evaluate_rm.json")],
+        [rm, *(used[name] for name in (*HUMAN_PAIRS, "outputs"))], work / "evaluate_rm.json",
+    )  # fmt: skip
+    results = [work / "benchmark.json", work / "evaluate_rm.json", args.trained / "evaluation.json"]
+    runs = {"sft": args.trained / "sft", "rm": args.trained / "rm", "ppo_ptx": args.trained / "ppo"}
+    commands.run(
+        "report",
+        ["report", "--results", json.dumps([str(path) for path in results]),
+         *(f"--runs.{name}={path}" for name, path in runs.items()), "--title", "SmolLM2-135M",
+         "--out", str(work / "report.html")],
+        results, work / "report.html",
     )  # fmt: skip
     report = {
-        "command": f"python benchmarks/real_evaluation.py --data {os.path.relpath(args.data)} --limit {args.limit}",
-        "limit": args.limit,
+        "command": f"python benchmarks/real_evaluation.py --data {os.path.relpath(args.data)} --num {args.num}",
+        "seed": args.seed,
+        "taken": taken,
         "versions": versions(),
         "hardware": hardware(),
         "benchmark": json.loads((work / "benchmark.json").read_text(encoding="utf-8"))["models"],
         "reward_model": numbers(json.loads((work / "evaluate_rm.json").read_text(encoding="utf-8"))),
+        "commands": commands.lines,
         "seconds": commands.seconds,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -141,12 +160,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def numbers(found: dict[str, Any]) -> dict[str, Any]:
-    """Of what evaluate_rm wrote: pair accuracy, calibration and agreement per file, and the order of the systems."""
+    """Of what evaluate_rm wrote: per file what was accepted, pair accuracy and calibration; agreement; the systems' order."""
+    kept = ("pair_accuracy", "ci95", "num_pairs", "num_tied", "num_prompts", "length_baseline", "per_source")
     pairs = {
-        name: {"pair_accuracy": row["pair_accuracy"], "ci95": row["ci95"], "num_pairs": row["num_pairs"],
-               "length_baseline": row["length_baseline"], "ece": row["calibration"]["ece"]}
+        name: {
+            **{key: row[key] for key in kept},
+            "ece": row["calibration"]["ece"],
+            "rows": found["files"][name]["rows"],
+        }
         for name, row in found["models"]["rm"].items()
-    }  # fmt: skip
+    }
     return {"pairs": pairs, "agreement": found["agreement"], "outputs": found["outputs"]}
 
 

@@ -294,8 +294,9 @@ def real_evaluation(results: dict[str, Any]) -> str:
         name = ", ".join(part for part in (task, variant, key) if part)
         lines.append(f"| {name}, n = {rows[0]['n']} | {' | '.join(cells)} |")
     pairs = [
-        "| human pairs | pairs | reward model (95 % CI) | longer answer | calibration error | labelers among themselves |",
-        "|---|---|---|---|---|---|",
+        "| human pairs | rankings | pairs | ties | reward model (95 % CI) | longer answer | calibration error "
+        "| labelers among themselves |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     reward = results["reward_model"]
     for name, row in reward["pairs"].items():
@@ -303,9 +304,16 @@ def real_evaluation(results: dict[str, Any]) -> str:
         agreed = (reward["agreement"].get(name) or {}).get("labelers")
         among = f"{agreed['agreement']:.1%} of {agreed['num_pairs']}" if agreed else "one ranking a pair"
         pairs.append(
-            f"| {name} | {row['num_pairs']} | {row['pair_accuracy']:.1%} ({low:.1%} to {high:.1%}) "
-            f"| {row['length_baseline']:.1%} | {row['ece']:.3f} | {among} |"
+            f"| {name} | {row['rows']} of {results['taken'][name]['taken']} | {row['num_pairs']} | {row['num_tied']} "
+            f"| {row['pair_accuracy']:.1%} ({low:.1%} to {high:.1%}) | {row['length_baseline']:.1%} | {row['ece']:.3f} "
+            f"| {among} |"
         )
+        for source, part in row["per_source"].items() if len(row["per_source"]) > 1 else ():
+            low, high = part["ci95"]
+            pairs.append(
+                f"| {source} | | {part['num_pairs']} | | {part['accuracy']:.1%} ({low:.1%} to {high:.1%}) "
+                f"| {part['length_baseline']:.1%} | | |"
+            )
     scores = reward["outputs"]["models"]["rm"]
     order = reward["outputs"]["order"]["models"]["rm"]
     systems = ["| system | mean score (95 % CI) | outputs |", "|---|---|---|"]
@@ -317,14 +325,9 @@ def real_evaluation(results: dict[str, Any]) -> str:
         f"From {' to '.join(ORDER)} the mean score {'rises' if order['mean_rises'] else 'does not rise'} at every step; it "
         f"rises at {rising['mean']:.1%} of the prompts ({rising['ci95'][0]:.1%} to {rising['ci95'][1]:.1%}; by chance 16.7 %)."
     )
-    parts = [
-        "\n".join(lines),
-        "\n".join(pairs),
-        "\n".join(systems),
-        said,
-        f"`{results['command']}`, {_where(results)}.",
-    ]
-    return "\n\n".join(parts)
+    drawn = ", ".join(f"{row['taken']} of {row['records']} of {name}" for name, row in results["taken"].items())
+    how = f"`{results['command']}`, {_where(results)}. Drawn by chance, seed {results['seed']}: {drawn}; Winogender whole."
+    return "\n\n".join(["\n".join(lines), "\n".join(pairs), "\n".join(systems), said, how])
 
 
 PLACES = {

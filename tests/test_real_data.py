@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import subprocess
@@ -28,6 +29,8 @@ from benchmarks.real.selection import (
 )
 from benchmarks.real.stages import Stages
 from benchmarks.real_data import main as real_data_main
+from benchmarks.real_evaluation import main as real_evaluation_main
+from benchmarks.real_evaluation import sample
 from lit_instructgpt.hashes import hash_of
 
 MODEL = Path("models/smollm2")
@@ -205,7 +208,7 @@ def test_accuracies_count_pairs_and_resample_prompts():
     assert report["rm_above_both"] is False
 
 
-def test_stages_are_run_once_and_again_when_the_data_or_an_earlier_stage_changed(monkeypatch, tmp_path):
+def test_stages_are_run_once_and_again_when_their_data_or_an_earlier_stage_changed(monkeypatch, tmp_path):
     ran = []
 
     def run(line, check):
@@ -216,31 +219,61 @@ def test_stages_are_run_once_and_again_when_the_data_or_an_earlier_stage_changed
         stage = Path(line[line.index("--run_dir") + 1])
         ran.append(stage.name)
         (stage / "export").mkdir(parents=True)
-        (stage / "export/lit_instructgpt.json").write_text(json.dumps({"data": {str(data): hash_of(str(data))}}))
+        given = [Path(arg) for arg in line if str(tmp_path) in arg and Path(arg).exists() and "--run_dir" not in arg]
+        weights = "".join(hash_of(path) for path in given if path != stage)
+        (stage / "export/model.safetensors").write_text(weights)
         return subprocess.CompletedProcess(line, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
-    data = tmp_path / "data.jsonl"
-    data.write_text("1")
+    names = ["demonstrations.train", "demonstrations.valid", "comparisons.train", "comparisons.hh_helpful.valid",
+             "prompts.train", "prompts.valid", "text.train", "text.valid"]  # fmt: skip
+    for name in names:
+        write(tmp_path / f"work/data/{name}.jsonl", [{"id": name}])
+    (tmp_path / "model").mkdir()
 
-    def stages(seed=0):
+    def stages(seed=0, until_sft=False):
         ran.clear()
-        found = Stages(tmp_path / "work", Path("model"), seed, "32-true")
-        found.sft(), found.rm(), found.ppo(16), found.evaluate()
-        return found
+        found = Stages(tmp_path / "work", tmp_path / "model", seed, "32-true")
+        found.sft()
+        if not until_sft:
+            found.rm(), found.ppo(16), found.evaluate()
+        return found.commands
 
-    (tmp_path / "work").mkdir()
     assert list(stages().seconds) == ran == ["sft", "rm", "ppo", "evaluate"]
-    assert list(stages().commands) == ["sft", "rm", "ppo", "evaluate"]
+    assert list(stages().lines) == ["sft", "rm", "ppo", "evaluate"]
     assert ran == []
-    data.write_text("2")
-    stages()
-    assert ran == ["sft", "rm", "ppo", "evaluate"]
-    assert (tmp_path / "work/rm.1/export").is_dir()
-    (tmp_path / "work/rm.json").unlink()
+    write(tmp_path / "work/data/comparisons.train.jsonl", [{"id": "another"}])
     stages()
     assert ran == ["rm", "ppo", "evaluate"]
+    assert (tmp_path / "work/rm.1/export").is_dir()
+    write(tmp_path / "work/data/demonstrations.train.jsonl", [{"id": "another"}])
+    stages(until_sft=True)
+    assert ran == ["sft"]
+    stages()
+    assert ran == ["rm", "ppo", "evaluate"], "in another process the new SFT model is noticed too"
+    write(tmp_path / "work/data/text.valid.jsonl", [{"id": "another"}])
+    stages()
+    assert ran == ["evaluate"]
     assert len(stages(seed=1).seconds) == len(ran) == 4
+
+
+def test_records_are_drawn_from_the_whole_of_a_file(tmp_path):
+    rows = [{"id": str(n), "prompt": "Hi", "format": "plain", "ranking": [1, 2]} for n in range(50)]
+    write(tmp_path / "pairs.jsonl", rows)
+    assert sample(tmp_path / "pairs.jsonl", tmp_path / "out/a.jsonl", 20, 0) == {"records": 50, "taken": 20}
+    taken = read(tmp_path / "out/a.jsonl")
+    assert len({row["id"] for row in taken}) == 20
+    assert max(int(row["id"]) for row in taken) > 30
+    assert taken[0]["prompt"][1] == {"role": "user", "content": "Hi"}
+    (tmp_path / "q.csv").write_text('question,answer\n"a, b","c\nd"\ne,f\n', encoding="utf-8-sig")
+    assert sample(tmp_path / "q.csv", tmp_path / "out/q.csv", 9, 0) == {"records": 2, "taken": 2}
+    with (tmp_path / "out/q.csv").open(newline="") as file:
+        assert sorted(csv.reader(file)) == [["a, b", "c\nd"], ["e", "f"], ["question", "answer"]]
+
+
+def test_what_real_evaluation_needs_is_named_at_once(tmp_path):
+    with pytest.raises(SystemExit, match=r"(?s)sft/export.*TruthfulQA\.csv.*tulu1.*benchmarks/real_data\.py"):
+        real_evaluation_main(["--data", str(tmp_path), "--model", str(tmp_path), "--trained", str(tmp_path)])
 
 
 def test_rotary_rows_are_put_back_as_two_halves():

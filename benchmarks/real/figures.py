@@ -37,7 +37,7 @@ def accuracies(valid: Sequence[Row], margins: dict[str, Callable[[Row, int, int]
         if name != "rm":
             report[name]["rm_minus_this"] = round(float((right["rm"] - values).mean()), 4)
             report[name]["ci95_of_difference"] = _rounded(bootstrap_ci(right["rm"] - values, index))
-    report["rm_above_both"] = all(report["rm"]["accuracy"] > report[n]["accuracy"] for n in right if n != "rm")
+    report["rm_above_both"] = all(report[name]["ci95_of_difference"][0] > 0 for name in right if name != "rm")
     return report
 
 

@@ -1,0 +1,66 @@
+"""Public commands, each run once for the same arguments, files and models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_instructgpt.hashes import hash_of
+
+
+class Commands:
+    """Runs commands of lit-instructgpt and notes what each was given, so that an interrupted run goes on where it was.
+
+    Args:
+        work: directory of the notes, `NAME.command.json`.
+    """
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        work.mkdir(parents=True, exist_ok=True)
+        self.lines: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+
+    def run(self, name: str, args: Sequence[str], inputs: Sequence[Path], made: Path) -> None:
+        """Run a command unless it has ended well before with these arguments and inputs, and what it made is there.
+
+        A directory that it would write to is moved away first: `DIR.1`, `DIR.2`, ...
+
+        Args:
+            name: of the note.
+            args: of `lit-instructgpt`.
+            inputs: files and directories that it reads; known by their hashes.
+            made: what it writes; its parent is moved where it holds an `export`.
+
+        Raises:
+            SystemExit: it failed.
+        """
+        line = f"lit-instructgpt {' '.join(args)}"
+        note = self.work / f"{name}.command.json"
+        given = {"command": line, "inputs": {str(path): hash_of(path) for path in inputs}}
+        stored = json.loads(note.read_text(encoding="utf-8")) if note.is_file() and made.exists() else {}
+        if {key: stored.get(key) for key in given} != given:
+            make_room(made.parent if made.name == "export" else made)
+            print(f"\n== {name}: {line}", flush=True)
+            begin = time.perf_counter()
+            code = subprocess.run([sys.executable, "-m", "lit_instructgpt", *args], check=False).returncode
+            if code:
+                raise SystemExit(f"{name} ended with exit code {code}")
+            stored = {**given, "seconds": round(time.perf_counter() - begin, 1)}
+            note.write_text(json.dumps(stored) + "\n", encoding="utf-8")
+        self.lines[name], self.seconds[name] = line, stored["seconds"]
+
+
+def make_room(path: Path) -> None:
+    """Move what is there to the next free `PATH.N`."""
+    number = 1
+    while path.exists():
+        earlier = path.with_name(f"{path.name}.{number}")
+        if not earlier.exists():
+            path.rename(earlier)
+            print(f"{path} is of another or an interrupted run: moved to {earlier}")
+        number += 1
