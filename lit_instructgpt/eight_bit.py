@@ -92,7 +92,21 @@ def make_eight_bit(make: Callable[[Any], Optimizer], parameters: Any, models: It
 
         optimizer.register_step_pre_hook(take_gradients)
         optimizer.register_step_post_hook(forget_gradients)
+    optimizer.register_step_pre_hook(make_state)
     return optimizer
+
+
+def make_state(optimizer: Any, *_: Any) -> None:
+    """Makes the state of all parameters at once, before the first update.
+
+    Made one by one between the updates' large temporary copies, it would lie scattered among them, and what they free could
+    not be used again: on a CPU that took as much memory as the state itself.
+    """
+    optimizer.check_overrides()
+    for number, group in enumerate(optimizer.param_groups):
+        for index, p in enumerate(group["params"]):
+            if p.grad is not None and not optimizer.state[p]:
+                optimizer.init_state(group, p, number, index)
 
 
 def smallest_piece(x: DTensor) -> int:

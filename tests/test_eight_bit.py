@@ -72,6 +72,20 @@ def test_what_keeps_32_bits():
     assert is_eight_bit(optimizer)
 
 
+def test_state_is_there_before_the_first_update_and_changes_no_bit():
+    ours, plain = model(), model()
+    optimizer, one_by_one = (build_optimizer(EIGHT, list(m.parameters()), m) for m in (ours, plain))
+    one_by_one._optimizer_step_pre_hooks.clear()  # bitsandbytes' own way: before the update of each
+    seen = []
+    update = optimizer.update_step
+    optimizer.update_step = lambda *args: (seen.append(sum(bool(s) for s in optimizer.state.values())), update(*args))
+    train(ours, optimizer, range(3))
+    assert set(seen) == {len(list(ours.parameters()))}, "all states are made before the first parameter is updated"
+    train(plain, one_by_one, range(3))
+    for (name, a), b in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
 def test_two_optimizers_do_not_share_their_exceptions():
     """bitsandbytes' own overrides are global, by position."""
     first, second = model(), nn.Sequential(nn.Linear(96, 64), nn.Linear(96, 64))

@@ -153,6 +153,11 @@ def test_every_stage_prints_its_plan_before_it_loads_anything(
         assert smaller.peak() < plan.peak()
         kept = [sum(part.num_bytes for part in x.parts if part.phase == "always") for x in (plan, pieces)]
         assert kept[1] == pytest.approx(kept[0] / 8, rel=0.01)
+        grads, holes = (
+            sum(p.num_bytes for p in smaller.parts if p.what == what) for what in ("gradients", "fragments")
+        )
+        assert holes == pytest.approx(grads / 4, rel=0.01), "layers computed again leave holes between gradients"
+        assert all(part.what != "fragments" for part in plan.parts), "nothing is computed again"
         assert {"whole", "gathered"} <= {part.what for part in pieces.parts}, "while loading, and for a pass"
     monkeypatch.setattr("lit_instructgpt.modules.plans.available_bytes", lambda _: -(1 << 50))
     module = SFT(tiny_dir("llama"))
