@@ -278,6 +278,59 @@ def test_a_model_no_better_than_sft_is_called_that(tmp_path: Path) -> None:
     assert "(95 % CI 48\u201354 %), so the two cannot be told apart." in parsed.words
 
 
+@pytest.mark.parametrize(
+    ("wins_by", "judge"),
+    [("pair_judge", "the pair judge"), ("judge", "the judge"), ("reward_model", "the reward model")],
+)
+def test_who_judged_is_said_beside_every_win_rate(tmp_path: Path, wins_by: str, judge: str) -> None:
+    models = {"sft": model(0.5), "ppo": model(0.6, ci95=[0.57, 0.63])}
+    _, parsed = render(tmp_path, {"models": models, "wins_by": wins_by})
+    assert f"PPO is preferred to SFT by {judge} on 60 % of 700 held-out prompts" in parsed.words
+    assert f"the model's response is preferred to that of SFT by {judge}." in parsed.words
+    by_reward_model = wins_by == "reward_model"
+    caution = "; a policy trained against it wins by it in any case" if by_reward_model else ""
+    assert f"Preferred to SFT By {judge}{caution}. Whiskers: 95 % confidence interval." in parsed.words
+    sentence = "A policy trained against this reward model wins by it in any case."
+    assert (sentence in parsed.words) == by_reward_model
+
+
+def test_without_win_rates_there_is_no_word_on_who_wins(tmp_path: Path) -> None:
+    _, parsed = render(tmp_path, {"models": {"sft": {"rm_score": 1.0}}, "wins_by": "reward_model", "seconds": {"x": 1}})
+    assert "in any case" not in parsed.words
+
+
+def test_only_a_report_of_all_stages_says_that_a_model_learned_in_them(tmp_path: Path) -> None:
+    opening = "A language model learned to follow instructions the way InstructGPT did"
+    rest = {"seconds": {"total": 3.0}}
+    of_all = {"models": {name: model(0.5) for name in ("base", "sft", "ppo")}, "rm": {"pair_accuracy": 0.7}}
+    assert opening in render(tmp_path, {**rest, **of_all})[1].words
+    for parts in (
+        {}, {"models": of_all["models"]}, {"rm": of_all["rm"]}, {**of_all, "rm": {"pair_accuracy": None}},
+        *({**of_all, "models": {k: m for k, m in of_all["models"].items() if k != name}} for name in of_all["models"]),
+    ):  # fmt: skip
+        page, parsed = render(tmp_path, {**rest, **parts})
+        assert opening not in parsed.words
+        assert "<p></p>" not in page
+
+
+def test_models_against_different_baselines_have_charts_of_their_own(tmp_path: Path) -> None:
+    models = {"ppo": {"win_rate_vs_sft": 0.6}, "ppo_ptx": {"win_rate_vs_init": 0.7}}
+    page, _ = render(tmp_path, {"models": models})
+    labels = [chart.attrib["aria-label"].replace("\u00a0", " ") for chart in svgs(page)]
+    assert labels == ["Preferred to SFT. PPO 60 %", "Preferred to PPO's start. PPO-ptx 70 %"]
+
+
+def test_what_cannot_be_judged_everywhere_says_of_how_many_it_is(tmp_path: Path) -> None:
+    sft = model(0.5, hallucination=0.3, num_hallucination=280, satisfies_constraint=0.6)
+    ppo = model(0.6, hallucination=0.22, num_hallucination=1301, num_satisfies_constraint=358)
+    _, parsed = render(tmp_path, {"models": {"sft": sft, "ppo": ppo}})
+    assert (
+        "PPO follows the instruction in 70 % of responses (SFT: 70 %), hallucinates in 22 % of the 1,301 responses where it "
+        "can be judged (SFT: 30 % of 280) and satisfies the stated constraint in 65 % of the 358 responses where it can be "
+        "judged (SFT: 60 %)."
+    ) in parsed.words
+
+
 def test_mean_lengths_stand_in_for_histograms(tmp_path: Path) -> None:
     models = {
         "sft": {"response_tokens": 12.5},

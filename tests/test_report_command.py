@@ -1,6 +1,7 @@
 """``lit-instructgpt report``: several results on one page."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from test_report import Page
 
 from lit_instructgpt.cli import main
 from lit_instructgpt.report.command import merge, report
-from lit_instructgpt.report.results import Value, figures
+from lit_instructgpt.report.results import Value, figures, harness_figures
 
 POLICIES = {
     "kind": "policies",
@@ -48,8 +49,27 @@ def test_every_figure_is_found_with_its_own_interval():
     }  # fmt: skip
 
 
+def tables(page: str) -> list[str]:
+    """The text of each table, one space between cells."""
+    found = re.findall(r"<table>.*?</table>", page, re.DOTALL)
+    return [" ".join(re.sub(r"<[^>]*>", " ", table).split()) for table in found]
+
+
+def best_cells(page: str) -> list[str]:
+    return re.findall(r'<td class="best">([^<]*)', page)
+
+
 def test_several_results_come_on_one_page_and_into_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    other = {**POLICIES, "models": {**POLICIES["models"], "ppo": {"win_rate_vs_sft": 0.6, "num_prompts": 9}}}
+    other = {
+        **POLICIES,
+        "models": {
+            "old": {"win_rate_vs_old": 0.5, "rm_score": 7.25, "num_prompts": 9},
+            "ppo": {"win_rate_vs_old": 0.6, "rm_score": 5.25, "num_prompts": 9},
+        },
+        "samples": [{"prompt": "Bye", "responses": {"ppo": {"text": "So long."}}}],
+        "num_prompts": 9, "wins_by": "pair_judge", "seed": 4, "versions": {"torch": "1.2.3"},
+        "rm": {"pair_accuracy": 0.617, "num_pairs": 41},
+    }  # fmt: skip
     files = [
         write(tmp_path / "a/evaluation.json", POLICIES), write(tmp_path / "b/evaluation.json", other),
         write(tmp_path / "tasks.json", BENCHMARK),
@@ -57,22 +77,113 @@ def test_several_results_come_on_one_page_and_into_one_file(tmp_path: Path, caps
     out = tmp_path / "new" / "page.html"
     main(["report", "--out", str(out), "--results", json.dumps(files), "--title", "Both"])
     assert "3 results, 0 runs" in capsys.readouterr().out
-    page = Page(out.read_text(encoding="utf-8"))
+    html = out.read_text(encoding="utf-8")
+    page = Page(html)
     for text in (
-        "Both",
-        "ppo (b/evaluation)",
-        "71",
-        "hellaswag: none: accuracy",
-        "0.430",
-        "0.390 to 0.470",
-        "Good day.",
-    ):
+        "Both", "hellaswag: none: accuracy", "0.430", "0.390 to 0.470", "Good day.", "So long.",
+        "PPO is preferred to SFT on 71 % of 80 held-out prompts", "PPO is preferred to old by the pair judge on 60 % of 9",
+        "The reward model ranks 62 % of 41 held-out pairs", "Seed3", "Seed4", "torch 1.2.3",
+        "Preferred to SFT Whiskers", "Preferred to old By the pair judge. Whiskers",
+    ):  # fmt: skip
         assert text in page.words, text
+    of_a, of_b, *_ = tables(html)
+    assert "Policies: evaluation" in page.words
+    assert "Policies: b/evaluation" in page.words
+    assert "0.90" in of_a
+    assert "7.25" not in of_a
+    assert "Preferred to old" in of_b
+    assert "Preferred to SFT" not in of_b
+    # of a: win rate, score; of b: win rate, score
+    assert best_cells(html) == ["71.0\u00a0%", "0.90", "60.0\u00a0%", "7.25"]
     merged = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
-    assert set(merged["models"]) == {"sft", "ppo", "ppo (b/evaluation)"}, "what is the same comes once"
-    assert merged["results"] == {"tasks": BENCHMARK}
-    assert merged["samples"][1]["responses"] == {"sft": {"text": "Hello."}, "ppo (b/evaluation)": {"text": "Good day."}}
-    assert merged["seed"] == 3
+    assert merged == {
+        "models": {}, "samples": [], "title": "Both",
+        "results": {"evaluation": POLICIES, "b/evaluation": other, "tasks": BENCHMARK},
+    }  # fmt: skip
+
+
+def test_a_lone_result_of_evaluate_stands_as_it_was_written():
+    assert merge({"x": POLICIES, "y": BENCHMARK}) == {**POLICIES, "results": {"y": BENCHMARK}}
+
+
+def test_a_report_is_a_result_too(tmp_path: Path):
+    """Nothing of it is lost on a further report's page."""
+    both = report(str(tmp_path / "both.html"), [
+        write(tmp_path / "a.json", POLICIES), write(tmp_path / "b.json", BENCHMARK),
+    ])  # fmt: skip
+    again = report(str(tmp_path / "again.html"), [str(tmp_path / "both.json")])
+    assert again["results"] == {"both": both}
+    words = Page((tmp_path / "again.html").read_text(encoding="utf-8")).words
+    assert "PPO is preferred to SFT on 71 %" in words
+    assert "hellaswag: none: accuracy" in words
+
+
+def test_files_of_the_same_name_are_told_apart(tmp_path: Path):
+    files = [write(tmp_path / place / "x/tasks.json", BENCHMARK) for place in ("a", "b", "c")]
+    assert list(report(str(tmp_path / "page.html"), files)["results"]) == ["tasks", "x/tasks", "c/x/tasks"]
+    twice = report(str(tmp_path / "page.html"), [files[0]] * 9)
+    assert len(twice["results"]) == 9
+
+
+HARNESS = {
+    "kind": "lm_eval",
+    "model": "runs/my/ppo/export",
+    "results": {
+        "arc_easy": {
+            "name": "arc_easy", "alias": "arc_easy", "sample_len": 1234,
+            "acc,none": 0.55, "acc_stderr,none": 0.05, "acc_norm,none": 0.625, "acc_norm_stderr,none": "N/A",
+        },
+        "gsm8k": {
+            "name": "gsm8k", "alias": "gsm8k", "sample_len": 100,
+            "exact_match,strict-match": 0.25, "exact_match_stderr,strict-match": 0.02,
+            "exact_match,flexible-extract": 0.375, "exact_match_stderr,flexible-extract": 0.03,
+        },
+        "wikitext": {"alias": "wikitext", "word_perplexity,none": 21.5, "word_perplexity_stderr,none": "N/A"},
+    },
+    "group_subtasks": {"arc_easy": [], "gsm8k": [], "wikitext": []},
+    "configs": {"arc_easy": {"task": "arc_easy", "num_fewshot": 7}},
+    "versions": {"arc_easy": 1.0, "gsm8k": 3.0, "wikitext": 2.0},
+    "n-shot": {"arc_easy": 0, "gsm8k": 5, "wikitext": 0},
+    "higher_is_better": {"arc_easy": {"acc": True, "acc_norm": True}},
+    "n-samples": {"arc_easy": {"original": 2376, "effective": 1234}},
+    "config": {"model": "hf", "batch_size": 8, "limit": 1234.0},
+    "date": 1764000000.5,
+}  # fmt: skip
+"""In the form of lm-evaluation-harness 0.4.13."""
+
+
+def test_the_harness_figures_have_intervals_of_196_standard_errors():
+    found = harness_figures(HARNESS)
+    figures_of_model, errors = found["runs/my/ppo/export"], found["standard error"]
+    assert {key: value.value for key, value in figures_of_model.items()} == {
+        ("arc_easy", "acc"): 0.55, ("arc_easy", "acc_norm"): 0.625, ("gsm8k", "exact_match", "strict-match"): 0.25,
+        ("gsm8k", "exact_match", "flexible-extract"): 0.375, ("wikitext", "word_perplexity"): 21.5,
+    }  # fmt: skip
+    assert figures_of_model["arc_easy", "acc"].ci95 == pytest.approx((0.452, 0.648))
+    assert figures_of_model["gsm8k", "exact_match", "flexible-extract"].ci95 == pytest.approx((0.3162, 0.4338))
+    assert figures_of_model["arc_easy", "acc_norm"].ci95 is None
+    assert {key: value.value for key, value in errors.items()} == {
+        ("arc_easy", "acc"): 0.05, ("gsm8k", "exact_match", "strict-match"): 0.02,
+        ("gsm8k", "exact_match", "flexible-extract"): 0.03,
+    }  # fmt: skip
+    plain = {"model": "m", "results": {"t": {"acc": 0.5, "acc_stderr": 0.1}}}
+    assert harness_figures(plain)["m"]["t", "acc"].ci95 == pytest.approx((0.304, 0.696))
+    assert list(harness_figures({"model": "m", "results": {"t": {"acc,none": 0.5}}})) == ["m"]
+
+
+def test_a_result_of_lm_eval_is_on_the_page(tmp_path: Path):
+    out = tmp_path / "page.html"
+    merged = report(str(out), [write(tmp_path / "harness.json", HARNESS)])
+    assert merged["results"] == {"harness": HARNESS}
+    html = out.read_text(encoding="utf-8")
+    (table,) = tables(html)
+    for text in (
+        "runs/my/ppo/export standard error", "arc easy: acc 0.550 0.452 to 0.648 0.050", "arc easy: acc norm 0.625 \u2013",
+        "gsm8k: exact match: strict-match 0.250 0.211 to 0.289 0.020", "wikitext: word perplexity 21.500 \u2013",
+    ):  # fmt: skip
+        assert text in table, text
+    assert "1,234" not in table
+    assert "Intervals: 1.96 standard errors of lm-evaluation-harness to either side." in Page(html).words
 
 
 def test_results_of_an_older_evaluate_have_no_kind():
@@ -83,14 +194,18 @@ def test_whatever_is_wrong_is_said_at_once(tmp_path: Path):
     good = write(tmp_path / "page.json", POLICIES)
     files = [
         str(tmp_path / "missing.json"), write(tmp_path / "list.json", [1]), write(tmp_path / "flat.json", {"models": {"a": 1}}),
-        good,
+        write(tmp_path / "word.json", {"models": "all"}), write(tmp_path / "tasks.json", {"kind": "lm_eval", "models": {}}),
+        write(tmp_path / "task.json", {"kind": "lm_eval", "results": {"arc_easy": 0.5}}), good,
     ]  # fmt: skip
     (tmp_path / "broken.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"missing\.json: cannot be read: No such file") as caught:
         report(str(tmp_path / "page.html"), [*files, str(tmp_path / "broken.json")], {"sft": str(tmp_path / "no")})
     for said in (
         f"--runs.sft: {tmp_path}/no is no directory",
-        "list.json: not a result of evaluate, rankings, evaluate_rm, benchmark or lm_eval",
+        "list.json: not a result of evaluate, rankings, evaluate_rm, benchmark or lm_eval: it has no `models` or `systems`",
+        "word.json: not a result of",
+        "tasks.json: not a result of evaluate, rankings, evaluate_rm, benchmark or lm_eval: it has no `results`",
+        "task.json: results must be task -> figures",
         "flat.json: models must be name -> figures",
         "page.json would be overwritten by this report's own JSON",
         "broken.json: no JSON",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Container, Mapping
+from itertools import chain, count
+from pathlib import Path, PurePath
 from typing import Any
 
 from lit_instructgpt.report.page import write_report
-
-POLICIES = "policies"
-"""Kind of what ``evaluate`` writes: its models are the page's models."""
+from lit_instructgpt.report.parts import of_policies
+from lit_instructgpt.report.results import COLUMNS, LM_EVAL
 
 
 def report(
@@ -60,27 +60,14 @@ def report(
 
 
 def merge(found: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """One report of several: the policies in ``models``, whatever else was measured in ``results``.
+    """One report of several: a lone result of ``evaluate`` as it is, everything else in ``results`` by its file's name.
 
-    A name that two files give to models with other figures is followed by its file's.
+    Several results of ``evaluate`` were measured on prompts and by judges of their own: none is put beside another.
     """
-    merged: dict[str, Any] = {"models": {}, "samples": [], "results": {}}
-    for file, content in found.items():
-        if content.get("kind", POLICIES) != POLICIES:
-            merged["results"][file] = content
-            continue
-        names = {}
-        for name, figures in content["models"].items():
-            clash = merged["models"].get(name, figures) != figures
-            names[name] = f"{name} ({file})" if clash else name
-            merged["models"][names[name]] = figures
-        for sample in content.get("samples", []):
-            responses = {names.get(name, name): response for name, response in sample["responses"].items()}
-            merged["samples"].append({**sample, "responses": responses})
-        for key, value in content.items():
-            if key not in ("models", "samples"):
-                merged.setdefault(key, value)
-    return merged
+    policies = [content for content in found.values() if of_policies(content)]
+    lone = policies[0] if len(policies) == 1 and "results" not in policies[0] else {}
+    results = {file: content for file, content in found.items() if content is not lone}
+    return {"models": {}, "samples": [], "results": results, **lone}
 
 
 def _read(file: Path) -> tuple[dict[str, Any] | None, str]:
@@ -91,17 +78,24 @@ def _read(file: Path) -> tuple[dict[str, Any] | None, str]:
         return None, f"{file}: cannot be read: {error.strerror}"
     except ValueError as error:
         return None, f"{file}: no JSON: {error}"
-    if not isinstance(content, dict) or not isinstance(content.get("models", content.get("systems")), dict | str):
-        return (
-            None,
-            f"{file}: not a result of evaluate, rankings, evaluate_rm, benchmark or lm_eval: it has no `models`",
-        )
-    if isinstance(content.get("models"), dict) and not all(isinstance(m, dict) for m in content["models"].values()):
-        return None, f"{file}: models must be name -> figures"
-    return content, ""
+    problem = _problem(content)
+    return (None, f"{file}: {problem}") if problem else (content, "")
 
 
-def _name(file: Path, taken: Mapping[str, Any]) -> str:
-    """The file's name, with its directory's where that is needed."""
-    name = file.stem
-    return name if name not in taken else f"{file.parent.name}/{name}" if file.parent.name else f"{name} {len(taken)}"
+def _problem(content: Any) -> str:
+    """Why a file's content is no result; empty where it is one."""
+    found = content if isinstance(content, dict) else {}
+    keys, inner = (("results",), "task") if found.get("kind") == LM_EVAL else (COLUMNS, "name")
+    columns = {key: found[key] for key in keys if isinstance(found.get(key), dict)}
+    if not columns:
+        needed = " or ".join(f"`{key}`" for key in keys)
+        return f"not a result of evaluate, rankings, evaluate_rm, benchmark or lm_eval: it has no {needed}"
+    wrong = [key for key, value in columns.items() if not all(isinstance(figures, dict) for figures in value.values())]
+    return f"{wrong[0]} must be {inner} -> figures" if wrong else ""
+
+
+def _name(file: Path, taken: Container[str]) -> str:
+    """The file's name, with as many of its directories as it needs to be none of those taken."""
+    parts = file.with_suffix("").parts
+    names = [PurePath(*parts[-n:]).as_posix() for n in range(1, len(parts) + 1)]
+    return next(name for name in chain(names, (f"{names[-1]} {i}" for i in count(2))) if name not in taken)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from lit_instructgpt.report.charts import Bar, bar_chart
 from lit_instructgpt.report.numbers import DASH, clean, decimal, digits_for, number, percent, percent_range
 from lit_instructgpt.report.parts import NOTHING, all_models, color_of, figure, join, name_of
-from lit_instructgpt.report.verdicts import METRICS, VERDICTS, WIN_RATE, Metric, win_rate_metric
+from lit_instructgpt.report.verdicts import METRICS, VERDICTS, WIN_RATE, Metric, by_whom, win_rate_metric
 
 
 def models_table(report: Mapping[str, Any]) -> Markup:
@@ -19,7 +19,8 @@ def models_table(report: Mapping[str, Any]) -> Markup:
     if not models:
         return NOTHING
     keys = dict.fromkeys(key for m in models.values() for key in m)
-    wins = {key: win_rate_metric(key.removeprefix(WIN_RATE)) for key in keys if key.startswith(WIN_RATE)}
+    by = by_whom(report)
+    wins = {key: win_rate_metric(key.removeprefix(WIN_RATE), by) for key in keys if key.startswith(WIN_RATE)}
     extra = sorted({k for m in models.values() for k, v in m.items() if number(v) is not None} - {*METRICS, *wins})
     known = wins | {k: metric for k, metric in METRICS.items() if any(k in m for m in models.values())}
     known |= {k: Metric(clean(k).replace("_", " "), "", 0, f"{clean(k)} in the report.") for k in extra}
@@ -62,5 +63,7 @@ def _judged_charts(models: Mapping[str, Mapping[str, Any]]) -> Markup:
         if bars:
             metric = METRICS[key]
             note = "higher is better" if metric.better > 0 else "lower is better"
-            figures.append(figure(metric.name, bar_chart(bars, metric.name, "share of responses", width=320), note))
+            figures.append(
+                figure(metric.name, bar_chart(bars, metric.name, "share of responses judged", width=320), note)
+            )
     return Markup('<div class="grid g3">{}</div>').format(join(figures)) if figures else NOTHING

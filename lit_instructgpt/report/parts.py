@@ -12,6 +12,8 @@ from lit_instructgpt.report.style import COLORS, SPARE_COLORS
 
 NAMES = {"base": "Base", "sft": "SFT", "init": "PPO's start", "rm": "Reward model", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
 NOTHING = Markup()
+POLICIES = "policies"
+"""Kind of what ``evaluate`` writes; its older files have none."""
 
 
 def join(parts: Any, by: str = "") -> Markup:
@@ -32,6 +34,11 @@ def as_list(value: object) -> list[Any]:
 def all_models(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The metrics of each model of the report."""
     return {name: as_dict(metrics) for name, metrics in as_dict(report.get("models")).items()}
+
+
+def of_policies(result: Mapping[str, Any]) -> bool:
+    """Whether a result is one of ``evaluate``."""
+    return result.get("kind", POLICIES if "models" in result else None) == POLICIES
 
 
 def name_of(model: str) -> str:

@@ -18,8 +18,14 @@ APART = ("kind", "versions", "files", "seed", "samples", "matrix", *COLUMNS)
 """Keys that are no figures of the file as a whole."""
 
 
-COUNTS = ("n",)
+COUNTS = ("n", "sample_len")
 """How many items a figure is of: in the JSON alone."""
+
+LM_EVAL = "lm_eval"
+"""Kind of what ``lm_eval`` writes: figures by task, of one model."""
+
+STDERR = "_stderr"
+"""Ends lm-evaluation-harness' name of a metric's standard error."""
 
 
 class Value(NamedTuple):
@@ -49,22 +55,53 @@ def figures(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[
             yield from figures(as_dict(value), (*path, key))
 
 
+def harness_figures(report: Mapping[str, Any]) -> dict[str, dict[tuple[str, ...], Value]]:
+    """The figures of a report of lm-evaluation-harness by task and metric, and their standard errors, if it gives any.
+
+    Its keys are ``METRIC,FILTER`` and ``METRIC_stderr,FILTER``; an interval reaches 1.96 standard errors to either side.
+    """
+    found: dict[tuple[str, ...], Value] = {}
+    errors: dict[tuple[str, ...], Value] = {}
+    for task, content in as_dict(report.get("results")).items():
+        metrics = as_dict(content)
+        for key, value in metrics.items():
+            metric, comma, filtered = key.partition(",")
+            x, error = number(value), number(metrics.get(f"{metric}{STDERR}{comma}{filtered}"))
+            if x is None or metric in COUNTS or metric.endswith(STDERR):
+                continue
+            row = (task, metric) if filtered in ("", "none") else (task, metric, filtered)
+            found[row] = Value(x, None if error is None else (x - 1.96 * error, x + 1.96 * error))
+            if error is not None:
+                errors[row] = Value(error, None)
+    return {str(report.get("model")): found} | ({"standard error": errors} if errors else {})
+
+
 def results_section(results: Mapping[str, Mapping[str, Any]]) -> Markup:
     """Every result file in turn: its figures by model, then those of the file as a whole."""
     return join(_result(name, as_dict(result)) for name, result in results.items())
 
 
 def _result(name: str, result: Mapping[str, Any]) -> Markup:
+    content = _harness(result) if result.get("kind") == LM_EVAL else _evaluation(result)
+    kind = clean(result.get("kind") or "results").replace("_", " ")
+    heading = Markup("<h3>{} <small>{}</small></h3>").format(clean(name), kind)
+    return heading + content if content else NOTHING
+
+
+def _harness(result: Mapping[str, Any]) -> Markup:
+    table = _table(harness_figures(result))
+    note = Markup('<p class="note">Intervals: 1.96 standard errors of lm-evaluation-harness to either side.</p>')
+    return table + note if table else NOTHING
+
+
+def _evaluation(result: Mapping[str, Any]) -> Markup:
     columns = {
         column: dict(figures(as_dict(content)))
         for key in COLUMNS
         for column, content in as_dict(result.get(key)).items()
     }
     whole = dict(figures({key: value for key, value in result.items() if key not in APART}))
-    parts = [_table(columns) if columns else NOTHING, _charts(columns), _table({"all": whole}) if whole else NOTHING]
-    kind = clean(result.get("kind") or "results").replace("_", " ")
-    heading = Markup("<h3>{} <small>{}</small></h3>").format(clean(name), kind)
-    return heading + join(parts) if any(parts) else NOTHING
+    return join([_table(columns), _charts(columns), _table({"all": whole})])
 
 
 def _table(columns: Mapping[str, Mapping[tuple[str, ...], Value]]) -> Markup:

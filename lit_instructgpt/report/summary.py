@@ -9,9 +9,15 @@ from markupsafe import Markup
 
 from lit_instructgpt.report.charts import Bar, bar_chart
 from lit_instructgpt.report.numbers import NBSP, clean, decimal, duration, interval, number, percent, percent_range
-from lit_instructgpt.report.parts import NOTHING, all_models, as_dict, color_of, figure, name_of
+from lit_instructgpt.report.parts import NOTHING, all_models, as_dict, color_of, figure, join, name_of
 from lit_instructgpt.report.timing import total_seconds
-from lit_instructgpt.report.verdicts import WIN_RATE, baseline_of
+from lit_instructgpt.report.verdicts import WIN_RATE, baseline_of, by_reward_model, by_whom
+
+OPENING = (
+    "A language model learned to follow instructions the way InstructGPT did: supervised fine-tuning "
+    "(SFT) on demonstrations, a reward model fitted to comparisons, then reinforcement learning (PPO) "
+    "against that reward model."
+)
 
 
 def hero(report: Mapping[str, Any]) -> Markup:
@@ -20,18 +26,21 @@ def hero(report: Mapping[str, Any]) -> Markup:
     sentences = [*others, *_behaviour(report), *_reward_model_sentences(report), *_cost(report)]
     if not preferences and not sentences:
         return NOTHING
-    opening = (
-        "A language model learned to follow instructions the way InstructGPT did: supervised fine-tuning "
-        "(SFT) on demonstrations, a reward model fitted to comparisons, then reinforcement learning (PPO) "
-        "against that reward model."
-    )
+    opening = Markup("<p>{}</p>").format(OPENING) if _of_whole_pipeline(report) else NOTHING
     lead = Markup('<p class="lead">{}</p>').format(" ".join(preferences)) if preferences else NOTHING
-    summary = Markup("<div><p>{}</p>{}<p>{}</p></div>").format(opening, lead, " ".join(sentences))
-    return Markup('<div class="hero">{}{}</div>').format(summary, _win_chart(report))
+    summary = Markup("<div>{}{}<p>{}</p></div>").format(opening, lead, " ".join(sentences))
+    return Markup('<div class="hero">{}{}</div>').format(summary, _win_charts(report))
+
+
+def _of_whole_pipeline(report: Mapping[str, Any]) -> bool:
+    """Whether the report is of all stages: base, SFT and PPO models beside the figures of a reward model."""
+    models = all_models(report)
+    measured = number(as_dict(report.get("rm")).get("pair_accuracy")) is not None
+    return measured and {"base", "sft"} <= models.keys() and not models.keys().isdisjoint({"ppo", "ppo_ptx"})
 
 
 def _preferences(report: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The sentences on the trained models, the last model first, and the one on the base model."""
+    """The sentences on the trained models, the last model first, and those on the base model and on who judged."""
     trained: list[str] = []
     base: list[str] = []
     for model, m in all_models(report).items():
@@ -46,9 +55,10 @@ def _preferences(report: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         of = "of" if count else "of the"
         subject = "The base model" if model == "base" else name_of(model)
         (base if model == "base" else trained).append(
-            f"{subject} is preferred to {name_of(baseline)} on {percent(rate)} {of} {prompts}{bounds}{verdict}."
+            f"{subject} is preferred to {name_of(baseline)}{by_whom(report)} on {percent(rate)} {of} {prompts}{bounds}{verdict}."
         )
-    return trained[::-1], base
+    caution = ["A policy trained against this reward model wins by it in any case."]
+    return trained[::-1], [*(caution if by_reward_model(report) and (trained or base) else []), *base]
 
 
 def _behaviour(report: Mapping[str, Any]) -> list[str]:
@@ -60,12 +70,23 @@ def _behaviour(report: Mapping[str, Any]) -> list[str]:
     verbs = {"follows_instruction": "follows the instruction in", "hallucination": "hallucinates in",
              "satisfies_constraint": "satisfies the stated constraint in"}  # fmt: skip
     parts = [
-        f"{verb} {percent(last[key])} of responses (SFT: {percent(models['sft'].get(key))})"
+        f"{verb} {percent(last[key])} of {_judged(last, key)} (SFT: {_of_sft(models['sft'], key)})"
         for key, verb in verbs.items()
         if number(last.get(key)) is not None
     ]
     listed = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + "".join(parts[-1:])
     return [f"{name_of(trained[-1])} {listed}."] if parts else []
+
+
+def _judged(m: Mapping[str, Any], key: str) -> str:
+    """The responses behind a mean: those for which the judge gave a number, where the report counts them."""
+    count = number(m.get(f"num_{key}"))
+    return "responses" if count is None else f"the {decimal(count, 0)} responses where it can be judged"
+
+
+def _of_sft(sft: Mapping[str, Any], key: str) -> str:
+    count = number(sft.get(f"num_{key}"))
+    return percent(sft.get(key)) + (f" of {decimal(count, 0)}" if count is not None else "")
 
 
 def _reward_model_sentences(report: Mapping[str, Any]) -> list[str]:
@@ -89,9 +110,14 @@ def _cost(report: Mapping[str, Any]) -> list[str]:
     return [f"All of it took {duration(total)}{f' on {clean(hardware)}' if hardware else ''}."] if total else []
 
 
-def _win_chart(report: Mapping[str, Any]) -> Markup:
+def _win_charts(report: Mapping[str, Any]) -> Markup:
+    """A chart per baseline."""
+    baselines = dict.fromkeys(baseline_of(m) for m in all_models(report).values())
+    return join(_win_chart(report, baseline) for baseline in baselines if baseline is not None)
+
+
+def _win_chart(report: Mapping[str, Any], baseline: str) -> Markup:
     models = all_models(report)
-    baseline = next((found for m in models.values() if (found := baseline_of(m)) is not None), "sft")
     bars = []
     for model, m in models.items():
         rate = number(m.get(f"{WIN_RATE}{baseline}"))
@@ -103,4 +129,10 @@ def _win_chart(report: Mapping[str, Any]) -> Markup:
     chart = bar_chart(
         bars, f"Preferred to {name}", "share of held-out prompts", reference=(0.5, f"50{NBSP}%: as good as {name}")
     )
-    return figure(f"Preferred to {name}", chart, f"Whiskers: 95{NBSP}% confidence interval.")
+    return figure(f"Preferred to {name}", chart, _who_judged(report) + f"Whiskers: 95{NBSP}% confidence interval.")
+
+
+def _who_judged(report: Mapping[str, Any]) -> str:
+    by = by_whom(report).strip().capitalize()
+    caution = "; a policy trained against it wins by it in any case" if by_reward_model(report) else ""
+    return f"{by}{caution}. " if by else ""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from lit_instructgpt.report.parts import name_of
 
@@ -26,14 +26,29 @@ def baseline_of(keys: Iterable[str]) -> str | None:
     return next((key.removeprefix(WIN_RATE) for key in keys if key.startswith(WIN_RATE)), None)
 
 
-def win_rate_metric(baseline: str) -> Metric:
-    """What a win rate means."""
+JUDGES = {"pair_judge": "the pair judge", "judge": "the judge", "reward_model": "the reward model"}
+"""How those are called who decide wins (``wins_by``)."""
+
+
+def by_whom(report: Mapping[str, Any]) -> str:
+    """`` by the ...``, whoever decided the wins; empty where the report does not say."""
+    judge = JUDGES.get(str(report.get("wins_by")))
+    return f" by {judge}" if judge else ""
+
+
+def by_reward_model(report: Mapping[str, Any]) -> bool:
+    """Whether the reward model decided the wins."""
+    return report.get("wins_by") == "reward_model"
+
+
+def win_rate_metric(baseline: str, by: str) -> Metric:
+    """What a win rate means; ``by`` says who decided."""
     name = name_of(baseline)
     return Metric(
         f"Preferred to {name}",
         "%",
         1,
-        f"Share of held-out prompts on which the model's response is preferred to that of {name}. "
+        f"Share of held-out prompts on which the model's response is preferred to that of {name}{by}. "
         f"At 50 % the model is as good as {name}.",
     )
 
