@@ -21,10 +21,11 @@ from stages import (
     write,
 )
 
-from lit_instructgpt.datamodules.tokenizing import Reading
+from lit_instructgpt.datamodules.tokenizing import Reading, TokenizedPrompt
 from lit_instructgpt.evaluation.compare import evaluate
+from lit_instructgpt.evaluation.judging import Judges
 from lit_instructgpt.evaluation.policies import Evaluated, Samples
-from lit_instructgpt.evaluation.statistics import bootstrap_ci
+from lit_instructgpt.evaluation.statistics import bootstrap_ci, length_controlled_win_rate
 from lit_instructgpt.formatting import SIDECAR, PromptFormat, format_dict
 from lit_instructgpt.records import Prompt
 from lit_instructgpt.sampling import Sampling
@@ -82,7 +83,7 @@ def test_the_report_is_what_is_written(found: Any):
     report, _, path = found
     assert json.loads((path / "new" / "report.json").read_text()) == report
     assert report["wins_by"] == "judge"
-    assert report["num_prompts"] == len(PROMPTS)
+    assert report["num_prompts"] == report["num_responses"] == len(PROMPTS)
     assert report["seed"] == 2
     assert set(report["models"]) == {"sft", "ppo"}
     for row in report["models"].values():
@@ -112,6 +113,7 @@ def test_win_rates_are_counted_against_fresh_samples_of_the_baseline(found: Any,
         assert row["ci95"][0] <= row["win_rate_vs_sft"] <= row["ci95"][1]
         assert row["follows_instruction"] == pytest.approx(sum(len(text) % 2 for text in own) / len(own))
         assert row["likert"] == 4
+        assert {key for key in row if key.startswith("num_")} == {"num_prompts", "num_satisfies_constraint"}
         assert row["satisfies_constraint"] == 1
         assert row["num_satisfies_constraint"] == len(PROMPTS) - 1, "None does not count"
     assert all(record["use_case"] == "qa" for records, _ in judge.calls for record in records)
@@ -276,6 +278,132 @@ def test_a_pair_judge_is_asked_in_both_orders(models: dict[str, str], tmp_path: 
         assert "utility" not in report["models"][name]
 
 
+# ------------------------------------------------------------------ who decides, and by what
+
+
+def answered(*texts: str) -> Samples:
+    """Responses to prompts a, b, c, ... that no model wrote."""
+    prompts = [TokenizedPrompt([1], name, {"prompt": name}) for name, _ in zip("abcdef", texts, strict=False)]
+    return Samples(prompts, [[2]] * len(texts), list(texts), [False] * len(texts), PromptFormat(), {})
+
+
+class LengthReward:
+    """Stands in for a reward model: a thousand for every letter."""
+
+    def __init__(self) -> None:
+        self.format, self.tokenizer = PromptFormat(), self
+
+    def get_vocab(self) -> dict[str, int]:
+        return {"another": 0}
+
+    def __call__(self, prompts: list[str], responses: list[str]) -> list[float]:
+        return [1000.0 * len(text) for text in responses]
+
+
+def judges(utilities: dict[str, float | None], scorer: Any = None) -> Judges:
+    """The judge knows texts by heart; those that are missing have no key ``utility``."""
+
+    def judge(records: list[dict[str, Any]], texts: list[str]) -> list[dict[str, Any]]:
+        return [{"utility": utilities[text]} if text in utilities else {"likert": 7} for text in texts]
+
+    return Judges(judge, scorer=scorer)
+
+
+def test_the_judge_decides_where_every_response_has_a_utility():
+    own, other = answered("x", "yy"), answered("yy", "x")
+    by = judges({"x": 2.0, "yy": 1.0}, LengthReward())
+    (first, second), wins_by = by.judge_all(["own", "other"], [own, other])
+    assert wins_by == "judge"
+    assert first == [{"utility": 2.0, "rm_score": 1000.0}, {"utility": 1.0, "rm_score": 2000.0}]
+    assert by.wins(own, first, other, second).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("utilities", [{}, {"x": None, "yy": None}])
+def test_the_reward_model_decides_where_no_response_has_a_utility(utilities: dict[str, float | None]):
+    own, other = answered("x", "yy"), answered("yy", "x")
+    by = judges(utilities, LengthReward())
+    (first, second), wins_by = by.judge_all(["own", "other"], [own, other])
+    assert wins_by == "reward_model"
+    assert [row["utility"] for row in first] == [1000.0, 2000.0]
+    assert by.wins(own, first, other, second).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("scorer", [None, LengthReward()])
+@pytest.mark.parametrize("missing", [{}, {"yy": None}])
+def test_utilities_and_scores_are_not_mixed(scorer: Any, missing: dict[str, float | None]):
+    by = judges({"x": 1.0, **missing}, scorer)
+    with pytest.raises(ValueError, match="no `utility` for 2 of 3 responses of b, and gives one for the others"):
+        by.judge_all(["a", "b"], [answered("x", "x", "x"), answered("yy", "x", "yy")])
+    with pytest.raises(ValueError, match="no `utility` for 3 of 3 responses of b, and gives"):
+        by.judge_all(["a", "b"], [answered("x", "x", "x"), answered("yy", "yy", "yy")])
+
+
+def test_the_report_says_who_decided_and_how_many_were_judged(
+    models: dict[str, str], tiny_reward_dir: Callable[[str], str], tmp_path: Path
+):
+    def judge(records: list[dict[str, Any]], texts: list[str]) -> list[dict[str, Any]]:
+        return [{"likert": 7 if i == 2 else None, "follows_instruction": i % 2} for i in range(len(texts))]
+
+    report = evaluate(
+        models, write(tmp_path / "p.jsonl", PROMPTS), str(tmp_path / "r.json"), judge=judge, sampling=SAMPLING,
+        reading=READING, reward_model=tiny_reward_dir("gpt_neox"), batch_size=3,
+    )  # fmt: skip
+    assert report["wins_by"] == "reward_model"
+    for row in report["models"].values():
+        assert row["utility"] == row["rm_score"]
+        assert (row["likert"], row["num_likert"]) == (7, 1)
+        assert row["follows_instruction"] == 0.5
+        assert {key for key in row if key.startswith("num_")} == {"num_prompts", "num_likert"}
+
+
+def test_all_models_are_scored_in_one_way(
+    models: dict[str, str], make_dir: Callable[..., str], tiny_reward_dir: Callable[[str], str], tmp_path: Path,
+    tokenizer: Any,
+):  # fmt: skip
+    """Of two models with the same weights, one with another format: the scores of both are of text with EOS."""
+    other = make_dir("gpt_neox", seed=0)
+    (Path(other) / SIDECAR).write_text(json.dumps({"format": format_dict(PromptFormat("<{prompt}>"))}))
+    report = evaluate(
+        {"sft": models["sft"], "other": other}, write(tmp_path / "p.jsonl", PROMPTS), str(tmp_path / "r.json"),
+        reward_model=tiny_reward_dir("gpt_neox"), sampling=SAMPLING, reading=READING, batch_size=3,
+    )  # fmt: skip
+    scorer, taken = plain_scorer(tiny_reward_dir("gpt_neox")), samples(models["sft"], 2)
+    assert not all(taken.stopped), "some are cut, where the two ways differ"
+    with torch.no_grad():
+        scores = [
+            score_of(scorer, [*prompt.ids, *tokenizer(text).input_ids[:15], tokenizer.eos_token_id]).item()
+            for prompt, text in zip(taken.prompts, taken.texts, strict=True)
+        ]
+    assert report["models"]["sft"]["rm_score"] == pytest.approx(sum(scores) / len(scores), abs=1e-4)
+
+
+def test_a_prompt_that_is_listed_several_times_is_one_prompt(models: dict[str, str], tmp_path: Path):
+    """Greedily, the same file three times over has the same figures and the same interval."""
+    reports, judge = {}, Judge()
+    for num in (1, 3):
+        rows = [{**row, "id": str(i)} for i, row in enumerate(PROMPTS * num)]
+        reports[num] = evaluate(
+            models, write(tmp_path / f"{num}.jsonl", rows), str(tmp_path / "r.json"), judge=judge, reading=READING,
+            sampling=Sampling(max_new_tokens=6, temperature=0.0), batch_size=4,
+        )  # fmt: skip
+    once, thrice = (reports[num]["models"]["ppo"] for num in (1, 3))
+    low, high = once["ci95"]
+    assert 0 <= low < high <= 1
+    assert thrice["win_rate_vs_sft"] == once["win_rate_vs_sft"]
+    assert thrice["ci95"] == pytest.approx(once["ci95"])
+    _, own, opponent = ([len(text) for text in texts] for _, texts in judge.calls[-3:])
+    wins = np.array(
+        [1.0 if a // 2 > b // 2 else 0.0 if a // 2 < b // 2 else 0.5 for a, b in zip(own, opponent, strict=True)]
+    )
+    longer_by = np.array(own) - np.array(opponent)
+    controlled, interval = length_controlled_win_rate(wins, longer_by, [*range(8)] * 3)
+    assert thrice["length_controlled_win_rate"] == controlled
+    assert thrice["ci95_length_controlled_win_rate"] == interval != length_controlled_win_rate(wins, longer_by)[1]
+    assert [reports[num]["num_prompts"] for num in (1, 3)] == [8, 8]
+    assert [reports[num]["num_responses"] for num in (1, 3)] == [8, 24]
+    assert thrice["num_prompts"] == 8
+
+
 def test_repetition_and_the_length_controlled_win_rate_are_of_the_samples(found: Any, models: dict[str, str]):
     report, _, _ = found
     for name, directory in models.items():
@@ -312,7 +440,7 @@ def test_with_few_prompts_the_interval_is_not_trusted(
     found: Any, capsys: pytest.CaptureFixture[str], models: Any, tmp_path: Path
 ):
     for num, said in ((29, True), (30, False)):
-        rows = [{"prompt": "a"}] * num
+        rows = [{"prompt": text} for text in ("abcdefghijklmnopqrstuvwxyzABCD"[:num]) * 2]
         evaluate(
             models, write(tmp_path / f"{num}.jsonl", rows), str(tmp_path / "r.json"), judge=Judge(), sampling=SAMPLING,
             reading=READING,
@@ -364,15 +492,15 @@ def test_the_interval_of_equal_values_is_a_point():
         ({"judge": lambda records, texts: [{"likert": 1} for _ in texts]}, "the judge gives no `utility`"),
         (
             {"judge": lambda records, texts: [{"utility": 1} if i else {"likert": 1} for i in range(len(texts))]},
-            "the judge gives no `utility`",
+            "no `utility` for 1 of 8 responses of sft, 1 of 8 responses of ppo, 1 of 8 responses of sft, sampled a second",
         ),
         (
             {"judge": lambda records, texts: [{"likert": 1} if i else {"utility": 1} for i in range(len(texts))]},
-            "the judge gives no `utility`",
+            "no `utility` for 7 of 8 responses of sft.* let it give one for every response, or for none",
         ),
         (
             {"judge": lambda records, texts: [{"utility": None} for _ in texts]},
-            "the judge gives no `utility`",
+            "no `utility` and there is no reward model: .* for every response, or give --reward_model DIR",
         ),
         (
             {"judge": lambda records, texts: [{"utility": float("nan")} for _ in texts]},

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from lit_instructgpt.datamodules.tokenizing import Reading, Source
+from lit_instructgpt.evaluation.agreement import prompt_numbers
 from lit_instructgpt.evaluation.judging import Judge, Judgements, Judges, PairJudge
 from lit_instructgpt.evaluation.policies import Evaluated, Samples, prompts_for_all
 from lit_instructgpt.evaluation.provenance import versions
@@ -57,9 +58,9 @@ def evaluate(
         out: the JSON file to write.
         baseline: name of the model that the others are compared with.
         init: name or directory of the model that ``kl_to_init`` is measured against; the baseline by default.
-        reward_model: directory of a reward model; gives ``rm_score``, and decides wins without a judge.
-        judge: class path of a callable ``(records, responses) -> list of dicts``; its ``utility`` decides wins,
-            its other numbers are averaged. Needs ``--allow_import`` for its package.
+        reward_model: directory of a reward model; gives ``rm_score``, and decides wins where no judge does.
+        judge: class path of a callable ``(records, responses) -> list of dicts``; its ``utility`` decides wins, if it gives
+            one for every response, and its other numbers are averaged. Needs ``--allow_import`` for its package.
         pair_judge: class path of a callable ``(records, first, second) -> list``: 1 where the first response is better, 0 where
             the second is, 0.5 for a tie. Asked in both orders; decides wins instead of scores.
         text: file of held-out text for ``text_loss`` (nats per token).
@@ -90,7 +91,8 @@ def evaluate(
     )
     how = Measuring(sampling, reading, format, texts, text_tokens, batch_size, device)
     opponent, found = _measure(models, records, baseline, init or baseline, how)
-    report = _compare(found, opponent, Judges(judge, pair_judge, scorer), baseline, num_shown)
+    judges = Judges(judge, pair_judge, scorer)
+    report = _compare(found, opponent, judges, baseline, prompt_numbers(records), num_shown)
     report["seed"] = sampling.seed
     report["versions"] = versions()
     if responses_out is not None:
@@ -172,19 +174,25 @@ def _compare(
     opponent: Samples,
     judges: Judges,
     baseline: str,
+    prompts: Sequence[int],
     num_shown: int,
 ) -> dict[str, Any]:
-    judged = {name: judges.judge_each(s) for name, s in found.items()}
-    against = judges.judge_each(opponent)
+    """The report on everyone's responses; ``prompts`` is the number of each response's prompt."""
+    names = [*found, f"{baseline}, sampled a second time"]
+    (*own, against), wins_by = judges.judge_all(names, [*found.values(), opponent])
+    judged = dict(zip(found, own, strict=True))
     report: dict[str, Any] = {
         "kind": "policies",
         "models": {
-            name: _model_report(s, judged[name], judges.wins(s, judged[name], opponent, against), opponent, baseline)
+            name: _model_report(
+                s, judged[name], judges.wins(s, judged[name], opponent, against), opponent, baseline, prompts
+            )
             for name, s in found.items()
         },
         "samples": _shown(found, judged, num_shown),
-        "num_prompts": len(opponent.texts),
-        "wins_by": judges.wins_by,
+        "num_prompts": len(set(prompts)),
+        "num_responses": len(prompts),
+        "wins_by": wins_by,
     }
     return report
 
@@ -210,30 +218,30 @@ def _model_report(
     wins: np.ndarray,
     opponent: Samples,
     baseline: str,
+    prompts: Sequence[int],
 ) -> dict[str, Any]:
     longer_by = np.array([len(a) - len(b) for a, b in zip(samples.texts, opponent.texts, strict=True)])
-    controlled, controlled_ci = length_controlled_win_rate(wins, longer_by)
+    controlled, controlled_ci = length_controlled_win_rate(wins, longer_by, prompts)
     lengths = [len(ids) for ids in samples.ids]
     counts, edges = np.histogram(lengths, bins=20, range=(0, max([*lengths, 1])))
     report: dict[str, Any] = {
         f"win_rate_vs_{baseline}": float(wins.mean()),
-        "ci95": bootstrap_ci(wins),
+        "ci95": bootstrap_ci(wins, prompts),
         "length_controlled_win_rate": controlled,
         "ci95_length_controlled_win_rate": controlled_ci,
     }
     for key in dict.fromkeys(key for row in judged for key in row):
         values = [row[key] for row in judged if row.get(key) is not None]
         report[key] = float(np.mean(values)) if values else None
-        report[f"num_{key}"] = len(values)
-    for key in ("rm_score", "utility", "likert", "follows_instruction"):
-        report.pop(f"num_{key}", None)
+        if len(values) < len(judged):
+            report[f"num_{key}"] = len(values)
     report |= {
         "kl_to_init": float(np.mean(samples.kl)) if samples.kl else None,
         "text_loss": samples.text_loss,
         "response_tokens": float(np.mean(lengths)),
         "stop_rate": float(np.mean(samples.stopped)),
         "repetition": float(np.mean([repetition(ids) for ids in samples.ids])),
-        "num_prompts": len(judged),
+        "num_prompts": len(set(prompts)),
         "length_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
     }
     return report

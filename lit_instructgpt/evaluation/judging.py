@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_instructgpt.evaluation.policies import Samples
+from lit_instructgpt.evaluation.policies import Samples, rm_scores
 from lit_instructgpt.evaluation.statistics import win_shares
 from lit_instructgpt.rewards import ModelReward
 
@@ -26,38 +26,65 @@ Judgements = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Judges:
-    """Those who judge; wins are decided by ``pair_judge``, else by the judge's utility, else by the reward model."""
+    """Those who judge."""
 
     judge: Judge | None = None
     pair_judge: PairJudge | None = None
     scorer: ModelReward | None = None
 
-    @property
-    def wins_by(self) -> str:
-        """Who decides wins."""
-        return "pair_judge" if self.pair_judge else "judge" if self.judge else "reward_model"
+    def judge_all(self, names: Sequence[str], answers: Sequence[Samples]) -> tuple[list[Judgements], str]:
+        """The numbers of each response of everyone who answered, and who decides wins.
 
-    def judge_each(self, samples: Samples) -> Judgements:
-        """The numbers of each response.
+        Args:
+            names: of those who answered, for messages.
+            answers: of each, its responses.
 
         Raises:
             ValueError: the judge returned something else than a dict of finite numbers or None for each, or nothing decides
-                which of two responses wins.
+                which of any two responses wins.
         """
+        judged = [self._judge(samples) for samples in answers]
+        wins_by = self._wins_by(dict(zip(names, judged, strict=True)))
+        if self.scorer is not None:
+            for rows, scores in zip(judged, rm_scores(self.scorer, answers), strict=True):
+                for row, score in zip(rows, scores, strict=True):
+                    row["rm_score"] = score
+                    if wins_by == "reward_model":
+                        row["utility"] = score
+        return judged, wins_by
+
+    def _judge(self, samples: Samples) -> Judgements:
+        """What the judge says of each response; nothing without one."""
         rows = numbers(self.judge(samples.records, samples.texts)) if self.judge else [{} for _ in samples.texts]
         if len(rows) != len(samples.texts):
             raise ValueError(f"the judge returned {len(rows)} judgements for {len(samples.texts)} responses")
-        if self.scorer is not None:
-            for row, score in zip(rows, samples.score(self.scorer), strict=True):
-                row["rm_score"] = score
-                if not self.pair_judge:
-                    row.setdefault("utility", score)
-        if not self.pair_judge and any(row.get("utility") is None for row in rows):
-            raise ValueError(
-                "the judge gives no `utility` for some response and there is no reward model: nothing decides which "
-                "response wins"
-            )
         return rows
+
+    def _wins_by(self, judged: Mapping[str, Judgements]) -> str:
+        """The pair judge, else the judge if each response has its ``utility``, else the reward model if none has.
+
+        One of them decides for all responses: a utility and a score are in different units.
+
+        Raises:
+            ValueError: some responses have a utility and some have none, or none has and there is no reward model.
+        """
+        if self.pair_judge is not None:
+            return "pair_judge"
+        without = {name: sum(row.get("utility") is None for row in rows) for name, rows in judged.items()}
+        if not any(without.values()):
+            return "judge"
+        if any(num < len(judged[name]) for name, num in without.items()):
+            counts = [f"{num} of {len(judged[name])} responses of {name}" for name, num in without.items() if num]
+            raise ValueError(
+                f"the judge gives no `utility` for {', '.join(counts)}, and gives one for the others: let it give one "
+                "for every response, or for none and let --reward_model DIR decide"
+            )
+        if self.scorer is None:
+            raise ValueError(
+                "the judge gives no `utility` and there is no reward model: nothing decides which response wins; let it "
+                "give one for every response, or give --reward_model DIR or --pair_judge CLASS_PATH"
+            )
+        return "reward_model"
 
     def wins(self, own: Samples, judged: Judgements, other: Samples, judged_other: Judgements) -> np.ndarray:
         """[N] 1 where a model's response is better than the other's, 1/2 for a tie, 0 where it is worse."""

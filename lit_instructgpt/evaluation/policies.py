@@ -79,19 +79,25 @@ class Samples:
     kl: list[float] | None = None
     text_loss: float | None = None
 
-    def score(self, scorer: ModelReward) -> list[float]:
-        """The reward model's scores: of the very ids where it reads them alike, else of the text.
-
-        From text a response that was cut at its limit would get the EOS that it did not reach.
-        """
-        if scorer.format == self.format and scorer.tokenizer.get_vocab() == self.vocabulary:
-            return scorer.score_sequences([p.ids + ids for p, ids in zip(self.prompts, self.ids, strict=True)])
-        return scorer([record["prompt"] for record in self.records], self.texts)
-
     @property
     def records(self) -> list[dict[str, Any]]:
         """The prompts' records."""
         return [prompt.record for prompt in self.prompts]
+
+
+def rm_scores(scorer: ModelReward, answers: Sequence[Samples]) -> list[list[float]]:
+    """The reward model's scores of every response: of the very ids if it reads those of all alike, else of all texts.
+
+    From text a response that was cut at its limit gets the EOS that it did not reach: with two ways in one comparison, a model
+    could win by it.
+    """
+    vocabulary = scorer.tokenizer.get_vocab()
+    if all(samples.format == scorer.format and samples.vocabulary == vocabulary for samples in answers):
+        return [
+            scorer.score_sequences([p.ids + ids for p, ids in zip(samples.prompts, samples.ids, strict=True)])
+            for samples in answers
+        ]
+    return [scorer([record["prompt"] for record in samples.records], samples.texts) for samples in answers]
 
 
 class Evaluated:
