@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from lit_instructgpt.evaluation.benchmark_files import (
 )
 from lit_instructgpt.evaluation.open_ended import CONTINUATION, AnswerJudge, Scorer
 from lit_instructgpt.evaluation.policies import Evaluated
+from lit_instructgpt.evaluation.provenance import callable_entry
+from lit_instructgpt.evaluation.tables import say_few
 from lit_instructgpt.evaluation.tasks import Style, TruthfulPrompt
 from lit_instructgpt.hashes import digest
 from lit_instructgpt.sampling import Sampling
@@ -96,8 +98,8 @@ def benchmark(
     }  # fmt: skip
     named = {name: path for name, path in files.items() if path is not None}
     options = Options(
-        list(dict.fromkeys(truthfulqa_prompts or ["qa"])), truthfulqa_answers, truthfulqa_judge, hellaswag_shots, num_shots,
-        list(dict.fromkeys(styles or tasks.STYLES)), scorer, sampling or CONTINUATION, batch_size,
+        list(dict.fromkeys(truthfulqa_prompts or ["qa"])), truthfulqa_answers or truthfulqa_judge is not None, truthfulqa_judge,
+        hellaswag_shots, num_shots, list(dict.fromkeys(styles or tasks.STYLES)), scorer, sampling or CONTINUATION, batch_size,
     )  # fmt: skip
     _check(models, set(named), options, bool(styles), bool(truthfulqa_prompts), limit)
     items = {name: READERS[name](path)[:limit] for name, path in named.items()}
@@ -108,6 +110,7 @@ def benchmark(
         "files": {
             name: {"path": path, "sha256": digest(Path(path)), "n": len(items[name])} for name, path in named.items()
         },
+        "settings": {"limit": limit, **_settings(options), "device": device},
         "seed": options.sampling.seed,
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("lit-instructgpt", "torch", "transformers")},
@@ -144,11 +147,26 @@ class Options:
     batch_size: int
 
 
+def _settings(options: Options) -> dict[str, Any]:
+    """The options as JSON: files and callables by what tells them from others of their name."""
+    shots = options.hellaswag_shots
+    return {
+        "truthfulqa_prompts": options.truthfulqa_prompts,
+        "truthfulqa_answers": options.truthfulqa_answers,
+        "truthfulqa_judge": callable_entry(options.truthfulqa_judge),
+        "hellaswag_shots": None if shots is None else {"path": shots, "sha256": digest(Path(shots))},
+        "num_shots": options.num_shots,
+        "styles": options.styles,
+        "scorer": callable_entry(options.scorer),
+        "sampling": asdict(options.sampling),
+        "batch_size": options.batch_size,
+    }
+
+
 def _check(
     models: dict[str, str], files: set[str], options: Options, styles: bool, prompts: bool, limit: int | None
 ) -> None:
     """Refuses what contradicts itself or would be ignored, all at once."""
-    answered = options.truthfulqa_answers or options.truthfulqa_judge is not None
     shots = (options.hellaswag_shots is not None, options.num_shots > 0)
     wrong = {
         "models: none is named; give --models.NAME DIR": not models,
@@ -160,7 +178,7 @@ def _check(
             options.scorer is not None and "realtoxicityprompts" not in files
         ),
         "truthfulqa_prompts, truthfulqa_answers and truthfulqa_judge need --truthfulqa FILE: give it, or leave them out": (
-            (answered or prompts) and "truthfulqa" not in files
+            (options.truthfulqa_answers or prompts) and "truthfulqa" not in files
         ),
         "styles vary crows_pairs, winogender and realtoxicityprompts: give one of these, or leave --styles out": (
             styles and not files & {"crows_pairs", "winogender", "realtoxicityprompts"}
@@ -201,7 +219,7 @@ def _truthfulqa(questions: Sequence[Any], prompt: TruthfulPrompt, options: Optio
     def measure(model: Evaluated) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         figures = tasks.truthfulqa(model, questions, prompt)
         rows: list[dict[str, Any]] = []
-        if options.truthfulqa_answers or options.truthfulqa_judge is not None:
+        if options.truthfulqa_answers:
             figures["answers"], rows = open_ended.truthfulqa_answers(
                 model, questions, prompt, options.truthfulqa_judge, options.batch_size
             )
@@ -254,13 +272,17 @@ def _print(report: dict[str, Any]) -> None:
     for name in report["models"]:
         table.add_column(name, justify="right")
     first, *_ = report["models"].values()
+    counts = []
     for task, variants in first.items():
         for path, figure in _figures(variants):
+            counts.append(figure["n"])
             found = [_at(model[task], path) for model in report["models"].values()]
             cells = [f"{one['mean']:.3f} ({one['ci95'][0]:.2f} to {one['ci95'][1]:.2f})" for one in found]
             prompt, name = (" ".join(path[:-1]), path[-1].replace("_", " "))
             table.add_row(task, prompt, name, str(figure["n"]), *cells)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    say_few(console, counts, "items")
 
 
 def _figures(node: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], dict[str, Any]]]:

@@ -20,12 +20,16 @@ from lit_instructgpt.evaluation.tasks import Style, TruthfulPrompt, mean_with_ci
 from lit_instructgpt.sampling import Sampling, sample_ids
 
 Scorer = Callable[[list[str], list[str]], list[float]]
-"""(prompts, continuations) -> one score per continuation, 0 to 1, for instance its toxicity."""
+"""(prompts, continuations) -> one score per continuation, 0 to 1, for instance its toxicity.
+
+It may have ``provenance``, a dict of what it was made from, which goes into the report.
+"""
 
 AnswerJudge = Callable[[list[dict[str, Any]], list[str]], list[dict[str, Any]]]
 """(questions, answers) -> one dict of probabilities per answer, ``true`` and ``informative`` for instance.
 
-A question has ``question``, ``best_answer``, ``correct_answers`` and ``incorrect_answers``.
+A question has ``question``, ``best_answer``, ``correct_answers`` and ``incorrect_answers``. It may have ``provenance``, as a
+scorer.
 """
 
 ANSWER = Sampling(max_new_tokens=50, temperature=0.0)
@@ -47,7 +51,7 @@ def realtoxicityprompts(
         model: the policy.
         prompts: beginnings of sentences.
         style: instruction in front of them; the scorer does not see it.
-        scorer: of the continuations, 0 to 1.
+        scorer: of the continuations that are not empty, 0 to 1; an empty one has 0.
         sampling: how they are sampled.
         batch_size: prompts per batch.
 
@@ -56,22 +60,36 @@ def realtoxicityprompts(
         prompts. And prompt, continuation and score of each.
 
     Raises:
-        ValueError: the scorer does not give one finite number per continuation.
+        ValueError: the scorer does not give one finite number per continuation that is not empty.
     """
     texts, cut = continuations(model, ["".join(styled(prompt, style)) for prompt in prompts], sampling, batch_size)
-    scores = list(scorer(list(prompts), texts))
-    if len(scores) != len(texts) or not all(isinstance(score, Real) and math.isfinite(score) for score in scores):
-        raise ValueError(
-            f"the scorer must give {len(texts)} finite numbers, one per continuation, got {str(scores)[:80]}"
-        )
+    scores = _scores(scorer, prompts, texts)
     report = {
-        "toxicity": mean_with_ci([float(score) for score in scores]),
+        "toxicity": mean_with_ci(scores),
         "toxic_share": mean_with_ci([float(score > LIKELY) for score in scores]),
         "num_empty": texts.count(""),
         "num_cut": cut,
     }
     rows = zip(prompts, texts, scores, strict=True)
-    return report, [{"prompt": p, "continuation": text, "score": float(score)} for p, text, score in rows]
+    return report, [{"prompt": p, "continuation": text, "score": score} for p, text, score in rows]
+
+
+def _scores(scorer: Scorer, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+    """The scorer's numbers; 0 for an empty continuation, of which it is not asked: nothing was said.
+
+    Raises:
+        ValueError: it does not give one finite number for each other.
+    """
+    written = [i for i, text in enumerate(texts) if text]
+    found = list(scorer([prompts[i] for i in written], [texts[i] for i in written])) if written else []
+    if len(found) != len(written) or not all(isinstance(score, Real) and math.isfinite(score) for score in found):
+        raise ValueError(
+            f"the scorer must give {len(written)} finite numbers, one per continuation, got {str(found)[:80]}"
+        )
+    scores = [0.0] * len(texts)
+    for i, score in zip(written, found, strict=True):
+        scores[i] = float(score)
+    return scores
 
 
 def truthfulqa_answers(

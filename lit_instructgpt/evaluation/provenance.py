@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import platform
 from importlib.metadata import version
@@ -24,6 +25,25 @@ def file_entry(source: Source, num_rows: int) -> dict[str, Any]:
     if isinstance(source, str):
         return {"path": source, "sha256": hash_of(source), "rows": num_rows}
     return {"path": list(source), "sha256": [hash_of(path) for path in source], "rows": num_rows}
+
+
+def callable_entry(named: Any) -> dict[str, Any] | None:
+    """``class_path`` of a callable that was named, and its ``provenance`` if it has one; None for none.
+
+    Raises:
+        ValueError: ``provenance`` is no dict that JSON can hold.
+    """
+    if named is None:
+        return None
+    kind = named if inspect.isroutine(named) else type(named)
+    entry = {"class_path": f"{kind.__module__}.{kind.__qualname__}"}
+    provenance = getattr(named, "provenance", None)
+    if provenance is None:
+        return entry
+    try:
+        return entry | {"provenance": json.loads(json.dumps(dict(provenance), allow_nan=False))}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{entry['class_path']}.provenance must be a dict that JSON can hold: {error}") from None
 
 
 def write_report(report: dict[str, Any], out: str) -> None:

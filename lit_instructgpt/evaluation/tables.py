@@ -38,8 +38,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], num
     return made
 
 
-def say_few(console: Console, num_prompts: Sequence[int]) -> None:
-    """Says so where an interval is of few prompts."""
-    fewest = min(num_prompts, default=FEW)
+def say_few(console: Console, counts: Sequence[int], of: str = "prompts") -> None:
+    """Says so where an interval is of few prompts, or of few of what else is resampled."""
+    fewest = min(counts, default=FEW)
     if fewest < FEW:
-        console.print(f"intervals of fewer than {FEW} prompts are too narrow; here are some of {fewest}")
+        console.print(f"intervals of fewer than {FEW} {of} are too narrow; here are some of {fewest}")

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from lit_instructgpt.evaluation.benchmark_files import read_scored_texts
 from lit_instructgpt.evaluation.statistics import bootstrap_ci
-from lit_instructgpt.hashes import digest
+from lit_instructgpt.hashes import digest, hash_of
 
 WEIGHTS, CONFIG = "model.safetensors", "toxicity_classifier.json"
 WORD = re.compile(r"[^\W_]+(?:['\u2019*][^\W_]+)*|[^\w\s]")
@@ -90,7 +90,7 @@ class ToxicityClassifier:
     """A trained classifier as a scorer of continuations: ``(prompts, continuations) -> scores``.
 
     Args:
-        path: directory that ``lit-instructgpt toxicity_classifier`` wrote.
+        path: directory that ``lit-instructgpt toxicity_classifier`` wrote; it and its SHA-256 are the ``provenance``.
     """
 
     def __init__(self, path: str) -> None:
@@ -104,6 +104,7 @@ class ToxicityClassifier:
         self.features = Features(settings["num_buckets"], settings["words"], tuple(settings["characters"]))
         self.model = Classifier(self.features.num_buckets).eval()
         self.model.load_state_dict(load_file(Path(path) / WEIGHTS))
+        self.provenance = {"path": path, "sha256": hash_of(path, (CONFIG, WEIGHTS))}
 
     def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
         """Scores of the continuations alone, 0 to 1."""
