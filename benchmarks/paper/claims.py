@@ -381,9 +381,9 @@ CLAIMS = (
           ".724 and .696; labelers agree on .726 (training), .773 (held out)",
           f"the difference is above 0 and at most {A_FEW_POINTS}; on the same pairs the reward model agrees with a labeler as "
           f"often as labelers do with one another, within {NEAR_AGREEMENT}", held_out_accuracy,
-          "Tried on seed 0: three times the rankings, labelers whose tastes differ two and three times as much, held-out labelers "
-          "who like long answers. Labelers of this world agree on what is right and differ in noise more than in taste, so a "
-          "scorer with the training labelers' mean taste predicts the held-out ones as well, who are the less noisy."),
+          "Tried on seed 0: three times the rankings, labelers whose tastes differ up to three times as much, held-out labelers "
+          "who like long answers. Labelers of this world differ in noise more than in taste, so a "
+          "scorer with the training labelers' mean taste predicts the held-out ones, who are less noisy, as well."),
     Claim(5, "Shuffled pairs overfit within an epoch, all pairs of a prompt in one element do not", "so stated (section 3.5)",
           "with pairs the validation loss rises more within the epoch and ends higher, the accuracy ends lower", pairs_overfit,
           "Tried on seed 0: pairs eight a step as the rankings are, so that they take more than ten times the steps (they end at "
