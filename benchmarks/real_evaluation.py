@@ -59,7 +59,8 @@ SHOWN = (
 def sample(source: Path, target: Path, num: int, seed: int) -> dict[str, int]:
     """Some records of a file by chance, all of the file's order and kinds alike; returns how many there are and were taken.
 
-    CSV and JSON lines, gzipped or not; prompts of human judgements become messages, as the reward model was trained on them.
+    CSV and JSON lines, gzipped or not. Prompts of human judgements become messages, as the reward model was trained on them;
+    rankings of one text given twice are left out.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix == ".csv":
@@ -69,7 +70,7 @@ def sample(source: Path, target: Path, num: int, seed: int) -> dict[str, int]:
         with target.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([head, *chosen])
     else:
-        records = read(source)
+        records = [row for row in read(source) if len(set(row.get("responses", ()))) == len(row.get("responses", ()))]
         chosen = random.Random(seed).sample(records, min(num, len(records)))
         write(target, [with_messages(row) for row in chosen])
         rows = records
@@ -99,7 +100,8 @@ def main(argv: list[str] | None = None) -> None:
     files = {**FILES, **{name: f"human_pairs/{name}.jsonl.gz" for name in HUMAN_PAIRS}, "outputs": OUTPUTS}
     sources = {name: args.data / "eval" / file for name, file in files.items()}
     missing = [str(path) for path in (*models.values(), rm) if not (path / "config.json").is_file()]
-    missing += [str(path) for path in sources.values() if not path.is_file()]
+    policies = args.trained / "evaluation.json"
+    missing += [str(path) for path in (policies, *sources.values()) if not path.is_file()]
     if missing:
         raise SystemExit(
             f"real_evaluation: missing: {', '.join(missing)}; make smollm2 makes the model, "
@@ -130,11 +132,11 @@ def main(argv: list[str] | None = None) -> None:
         "evaluate_rm",
         ["evaluate_rm", "--models.rm", str(rm), *(f"--comparisons.{name}={used[name]}" for name in HUMAN_PAIRS),
          "--outputs", str(used["outputs"]), "--order", json.dumps(ORDER), "--reading.max_prompt_tokens", "512",
-         "--reading.max_response_tokens", "256", "--reading.max_tokens", "768", "--reading.skip_bad_records", "true",
+         "--reading.max_response_tokens", "256", "--reading.max_tokens", "768",
          "--out", str(work / "evaluate_rm.json")],
         [rm, *(used[name] for name in (*HUMAN_PAIRS, "outputs"))], work / "evaluate_rm.json",
     )  # fmt: skip
-    results = [work / "benchmark.json", work / "evaluate_rm.json", args.trained / "evaluation.json"]
+    results = [work / "benchmark.json", work / "evaluate_rm.json", policies]
     runs = {"sft": args.trained / "sft", "rm": args.trained / "rm", "ppo_ptx": args.trained / "ppo"}
     commands.run(
         "report",

@@ -258,8 +258,10 @@ def test_stages_are_run_once_and_again_when_their_data_or_an_earlier_stage_chang
 
 
 def test_records_are_drawn_from_the_whole_of_a_file(tmp_path):
-    rows = [{"id": str(n), "prompt": "Hi", "format": "plain", "ranking": [1, 2]} for n in range(50)]
-    write(tmp_path / "pairs.jsonl", rows)
+    rows = [
+        {"id": str(n), "prompt": "Hi", "format": "plain", "responses": ["a", "b"], "ranking": [1, 2]} for n in range(50)
+    ]
+    write(tmp_path / "pairs.jsonl", [*rows, {**rows[0], "id": "twice", "responses": ["a", "a"]}])
     assert sample(tmp_path / "pairs.jsonl", tmp_path / "out/a.jsonl", 20, 0) == {"records": 50, "taken": 20}
     taken = read(tmp_path / "out/a.jsonl")
     assert len({row["id"] for row in taken}) == 20
