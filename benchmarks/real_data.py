@@ -1,6 +1,7 @@
-"""SFT, reward model and PPO-ptx with SmolLM2-135M on real human records, on a CPU.
+"""SFT, reward model and PPO-ptx with SmolLM2-135M on real human records.
 
     python benchmarks/real_data.py --data ../shared/data
+    python benchmarks/real_data.py --data ../shared/data --device cuda --size all      # where a GPU is at hand
 
 SFT on dolly, oasst1 and self-instruct's seed tasks; the reward model on hh_helpful, oasst1 and qa_feedback, K = 2 to 8
 together; PPO-ptx on hh_helpful's first turns with book and encyclopedia text. A part of the records is selected by a written
@@ -23,7 +24,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.real.figures import learning_curve, measure_reward_model
-from benchmarks.real.selection import FULL, SMALL, Row, select
+from benchmarks.real.selection import SIZES, Row, select
 from benchmarks.real.stages import Stages
 
 RM_BATCH = 8
@@ -53,8 +54,9 @@ NOTES = [
 class Figures:
     """The figures of the reward models, in the precision of the training, kept beside them."""
 
-    def __init__(self, work: Path, precision: str) -> None:
-        self.work, self.precision = work, precision
+    def __init__(self, work: Path, precision: str, device: str) -> None:
+        self.work, self.precision, self.device = work, precision, device
+        self.seconds: dict[str, float] = {}
 
     def reward_model(self, export: Path) -> Row:
         """Accuracies per source of one export."""
@@ -64,7 +66,8 @@ class Figures:
         inputs = [export, *(data / f"comparisons.{split}.jsonl" for split in ("train", "valid"))]
 
         def compute() -> Row:
-            return measure_reward_model(ModelReward(str(export), max_response_tokens=256, batch_size=16), data)
+            scorer = ModelReward(str(export), max_response_tokens=256, batch_size=16, device=self.device)
+            return measure_reward_model(scorer, data)
 
         return self._kept(self.work / f"rm/figures-{export.name}.json", inputs, compute)
 
@@ -77,12 +80,14 @@ class Figures:
         hashes = [hash_of(str(file)) for file in inputs]
         if not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["inputs"] != hashes:
             start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-mixed"):
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
                 figures = compute()
             seconds = round(time.perf_counter() - start, 1)
             path.write_text(json.dumps({"inputs": hashes, "figures": figures, "seconds": seconds}), encoding="utf-8")
-        stored: Row = json.loads(path.read_text(encoding="utf-8"))["figures"]
-        return stored
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        self.seconds[path.stem] = stored["seconds"]
+        figures = stored["figures"]
+        return figures
 
 
 def versions() -> Row:
@@ -98,10 +103,12 @@ def versions() -> Row:
             "python": platform.python_version()}  # fmt: skip
 
 
-def hardware() -> str:
-    """Processor and threads, in words."""
+def hardware(device: str = "cpu") -> str:
+    """Processor and threads, or the GPU, in words."""
     import torch
 
+    if device == "cuda":
+        return torch.cuda.get_device_name()
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), {torch.get_num_threads()} thread(s) used"
 
 
@@ -113,7 +120,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/real_data.json"))
     parser.add_argument("--work", type=Path, default=Path("runs/real_data"), help="selection and runs")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--small", action="store_true", help="a few records: does it run at all")
+    parser.add_argument("--size", choices=list(SIZES), default="hour",
+                        help="trial: a few records; hour: what two CPU cores do in about an hour; all: for a GPU")  # fmt: skip
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--precision", default="bf16-mixed", help="trainer.precision; 32-true where the CPU has no bf16"
     )
@@ -121,26 +130,26 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not (args.model / "config.json").is_file():
         raise SystemExit(f"real_data: no model in {args.model}: run make smollm2 first, or give --model DIR")
-    size = SMALL if args.small else FULL
+    size = SIZES[args.size]
     selection = select(args.data, args.work / "data", size, args.seed)
-    stages = Stages(args.work, args.model, args.seed, args.precision)
+    stages = Stages(args.work, args.model, args.seed, args.precision, args.device)
     stages.sft()
     if args.until == "sft":
         return
     stages.rm()
     if args.until == "rm":
         return
-    begin = time.perf_counter()
-    figures = Figures(args.work, args.precision)
+    figures = Figures(args.work, args.precision, args.device)
     num_train = sum(counts["train"] for counts in selection["comparisons"].values())
     curve = learning_curve(args.work / "rm", num_train, RM_BATCH, figures.reward_model)
     reward_model = figures.reward_model(args.work / "rm/export")
-    seconds = {"rm_figures": round(time.perf_counter() - begin, 1)}
     show(reward_model)
     stages.ppo(size.episodes)
     evaluation = json.loads(stages.evaluate().read_text(encoding="utf-8"))
-    seconds = {**stages.commands.seconds, **seconds}
-    shown = f"python benchmarks/real_data.py --data {os.path.relpath(args.data)}{' --small' if args.small else ''}"
+    seconds = {**stages.commands.seconds, "rm_figures": round(sum(figures.seconds.values()), 1)}
+    options = "".join(f" --{name} {value}" for name, value, usual in
+                      (("size", args.size, "hour"), ("device", args.device, "cpu")) if value != usual)  # fmt: skip
+    shown = f"python benchmarks/real_data.py --data {os.path.relpath(args.data)}{options}"
     origin = args.model / "smollm2_origin.json"
     report = {
         "title": "SmolLM2-135M-Instruct: SFT, reward model and PPO-ptx on real human records",
@@ -148,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
         "seed": args.seed,
         "model": json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else args.model.name,
         "versions": versions(),
-        "hardware": hardware(),
+        "hardware": hardware(args.device),
         "load_average": round(os.getloadavg()[1], 1),
         "precision": f"{args.precision}, in training and in the reward model's figures; policies are compared in float32",
         "notes": NOTES,

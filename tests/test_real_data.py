@@ -16,7 +16,7 @@ from benchmarks.baselines import BagOfWords, choose_l2, half_step, words
 from benchmarks.real.figures import accuracies, learning_curve
 from benchmarks.real.selection import (
     BUNDLE,
-    SMALL,
+    SIZES,
     SYSTEM,
     drawn,
     find,
@@ -152,8 +152,8 @@ def folder(place: Path) -> Path:
 
 def test_selection_of_a_bundle_is_deterministic_and_keeps_the_splits_apart(tmp_path):
     data = folder(tmp_path / "data")
-    first = select(data, tmp_path / "a", SMALL, 0)
-    assert first == select(data, tmp_path / "b", SMALL, 0)
+    first = select(data, tmp_path / "a", SIZES["trial"], 0)
+    assert first == select(data, tmp_path / "b", SIZES["trial"], 0)
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
     assert first["comparisons"].keys() == {"hh_helpful", "oasst1", "qa_feedback"}
@@ -179,14 +179,16 @@ def test_missing_files_and_model_are_named(tmp_path):
 
 
 def test_a_learning_curve_counts_the_rankings_that_each_kept_model_has_seen(tmp_path):
-    for step in (10, 9, 100, 19):
+    for step in (10, 9, 100, 18):
         (tmp_path / f"export_at/{step}").mkdir(parents=True)
 
     def measure(path):
         return {"hh": {"rm": {"accuracy": float(path.name) if path.name != "export" else 1.0}}}
 
     curve = learning_curve(tmp_path, 150, 8, measure)
-    assert [row["num_rankings"] for row in curve] == [72, 80, 150], "152 is past the end: the last weights stand for it"
+    assert [row["num_rankings"] for row in curve] == [72, 80, 150], (
+        "144 is less than a batch from the end: the last weights stand for it"
+    )
     assert [row["sources"]["hh"]["accuracy"] for row in curve] == [9.0, 10.0, 1.0]
 
 
@@ -255,6 +257,24 @@ def test_stages_are_run_once_and_again_when_their_data_or_an_earlier_stage_chang
     stages()
     assert ran == ["evaluate"]
     assert len(stages(seed=1).seconds) == len(ran) == 4
+
+
+def test_a_gpu_has_its_overlay_and_takes_all_records(monkeypatch, tmp_path):
+    lines = []
+
+    def run(self, name, args, inputs, made):
+        lines.append(args)
+
+    monkeypatch.setattr("benchmarks.real.stages.Commands.run", run)
+    for device, overlay in (("cpu", "configs/smollm2/cpu.yaml"), ("cuda", "configs/smollm2/gpu.yaml")):
+        stages = Stages(tmp_path, tmp_path, 0, "bf16-mixed", device)
+        lines.clear()
+        stages.sft(), stages.rm(), stages.ppo(16), stages.evaluate()
+        *fits, evaluated = lines
+        assert all(overlay in args and Path(overlay).is_file() for args in fits)
+        assert evaluated[evaluated.index("--device") + 1] == device
+    rows = [comparison(n, split="train") for n in range(2, 40)]
+    assert len(select_comparisons(rows, "hh_helpful", SIZES["all"].rankings["hh_helpful"])[0]["train"]) == len(rows)
 
 
 def test_records_are_drawn_from_the_whole_of_a_file(tmp_path):

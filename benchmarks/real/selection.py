@@ -46,10 +46,15 @@ class Size:
 
 
 ALL = 10**9
-FULL = Size(
-    {"hh_helpful": (1200, 400), "oasst1": (300, ALL), "qa_feedback": (200, ALL)}, (400, 24), 100, (100, 40), 320
-)
-SMALL = Size(dict.fromkeys(("hh_helpful", "oasst1", "qa_feedback"), (8, 4)), (8, 4), 8, (8, 4), 32)
+SOURCES = BUNDLE["comparisons"]
+SIZES = {
+    "trial": Size(dict.fromkeys(SOURCES, (8, 4)), (8, 4), 8, (8, 4), 32),
+    "hour": Size(
+        {"hh_helpful": (1200, 400), "oasst1": (300, ALL), "qa_feedback": (200, ALL)}, (400, 24), 100, (100, 40), 320
+    ),
+    "all": Size(dict.fromkeys(SOURCES, (ALL, ALL)), (ALL, ALL), 400, (1000, 200), 16_384, ALL),
+}
+"""Name -> how much: to see that it runs, what two CPU cores do in about an hour, all there is (on a GPU)."""
 
 
 def read(path: Path) -> list[Row]:

@@ -16,12 +16,15 @@ MAX_PROMPT_TOKENS = 896
 CURVE_POINTS = 4
 """Reward models along the epoch."""
 
+HARDWARE = {"cpu": "configs/smollm2/cpu.yaml", "cuda": "configs/smollm2/gpu.yaml"}
+"""Device -> the overlay of each stage."""
+
 
 class Stages:
     """The stages of one run, each the public command with the shipped configs and the overrides of this run."""
 
-    def __init__(self, work: Path, model: Path, seed: int, precision: str) -> None:
-        self.work, self.model, self.seed, self.precision = work, model, seed, precision
+    def __init__(self, work: Path, model: Path, seed: int, precision: str, device: str = "cpu") -> None:
+        self.work, self.model, self.seed, self.precision, self.device = work, model, seed, precision, device
         self.commands = Commands(work)
 
     def data(self, name: str) -> Path:
@@ -39,7 +42,7 @@ class Stages:
     def fit(self, stage: str, inputs: dict[str, Path], *overrides: str) -> None:
         """Train a stage; the inputs are options and what they name."""
         options = [arg for option, path in inputs.items() for arg in (option, str(path))]
-        args = ["fit", "--config", f"configs/smollm2/{stage}.yaml", "--config", "configs/smollm2/cpu.yaml",
+        args = ["fit", "--config", f"configs/smollm2/{stage}.yaml", "--config", HARDWARE[self.device],
                 "--trainer.precision", self.precision, "--seed_everything", str(self.seed),
                 "--run_dir", str(self.work / stage), *options, *overrides]  # fmt: skip
         self.commands.run(stage, args, list(inputs.values()), self.export(stage))
@@ -90,6 +93,7 @@ class Stages:
         args = ["evaluate", *(f"--models.{name}={path}" for name, path in self.models().items()), "--init", "sft",
                 *(arg for option, path in inputs.items() for arg in (option, str(path))), "--text_tokens", "128",
                 "--format.chat_template", "true", "--sampling.max_new_tokens", str(MAX_NEW_TOKENS),
-                "--sampling.seed", str(self.seed + 1000), "--batch_size", "25", "--out", str(out)]  # fmt: skip
+                "--sampling.seed", str(self.seed + 1000), "--batch_size", "25", "--device", self.device,
+                "--out", str(out)]  # fmt: skip
         self.commands.run("evaluate", args, [*self.models().values(), *inputs.values()], out)
         return out
