@@ -24,7 +24,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.real.figures import learning_curve, measure_reward_model
-from benchmarks.real.selection import SIZES, Row, select
+from benchmarks.real.selection import SIZES, Row, read, select
 from benchmarks.real.stages import Stages
 
 RM_BATCH = 8
@@ -140,7 +140,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.until == "rm":
         return
     figures = Figures(args.work, args.precision, args.device)
-    num_train = sum(counts["train"] for counts in selection["comparisons"].values())
+    selected = sum(counts["train"] for counts in selection["comparisons"].values())
+    last = max(row["step"] for row in read(args.work / "rm/metrics.jsonl"))
+    num_train = min(last * RM_BATCH, selected)  # prompts over the limit were left out
     curve = learning_curve(args.work / "rm", num_train, RM_BATCH, figures.reward_model)
     reward_model = figures.reward_model(args.work / "rm/export")
     show(reward_model)
@@ -164,6 +166,7 @@ def main(argv: list[str] | None = None) -> None:
         "sources_with_rm_above_both": [s for s, row in reward_model.items() if row["rm_above_both"]],
         "reward_model": reward_model,
         "learning_curve": curve,
+        "num_rankings_trained": num_train,
         "policies": {name: {key: row[key] for key in POLICY_KEYS} for name, row in evaluation["models"].items()},
         "num_prompts": evaluation["num_prompts"],
         "selection": selection,

@@ -61,7 +61,7 @@ def miniature(results: dict[str, Any]) -> str:
 
 def real_data(results: dict[str, Any]) -> str:
     """The reward model on human rankings, beside its baselines."""
-    num_train = sum(counts["train"] for counts in results["selection"]["comparisons"].values())
+    num_train = results["num_rankings_trained"]
     above = ", ".join(results["sources_with_rm_above_both"]) or "none"
     return (
         f"{reward_model_table(results)}\n\n"

@@ -179,7 +179,7 @@ def test_missing_files_and_model_are_named(tmp_path):
 
 
 def test_a_learning_curve_counts_the_rankings_that_each_kept_model_has_seen(tmp_path):
-    for step in (10, 9, 100, 18):
+    for step in (10, 9, 100, 18):  # 18 batches of 8 are 144 of 150
         (tmp_path / f"export_at/{step}").mkdir(parents=True)
 
     def measure(path):
@@ -187,7 +187,7 @@ def test_a_learning_curve_counts_the_rankings_that_each_kept_model_has_seen(tmp_
 
     curve = learning_curve(tmp_path, 150, 8, measure)
     assert [row["num_rankings"] for row in curve] == [72, 80, 150], (
-        "144 is less than a batch from the end: the last weights stand for it"
+        "144 is all but the end: the last weights stand for it"
     )
     assert [row["sources"]["hh"]["accuracy"] for row in curve] == [9.0, 10.0, 1.0]
 

@@ -71,10 +71,13 @@ def measure_reward_model(scorer: Any, data: Path) -> Row:
 
 
 def learning_curve(run: Path, num_train: int, batch_size: int, measure: Callable[[Path], Row]) -> list[Row]:
-    """Accuracies by the number of rankings seen: of the weights kept along the run's one epoch, and of the last."""
+    """Accuracies by the number of rankings seen: of the weights kept along the run's one epoch, and of the last.
+
+    Weights kept just before the end are left out: the last ones stand there.
+    """
     kept = sorted((run / "export_at").iterdir(), key=lambda path: int(path.name))
     seen = {int(path.name) * batch_size: path for path in kept}
-    steps = {num: path for num, path in seen.items() if num + batch_size <= num_train}
+    steps = {num: path for num, path in seen.items() if num < 0.95 * num_train}
     return [
         {"num_rankings": num, "sources": {name: row["rm"] for name, row in measure(path).items()}}
         for num, path in [*steps.items(), (num_train, run / "export")]
