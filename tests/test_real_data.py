@@ -187,7 +187,7 @@ def test_a_learning_curve_counts_the_rankings_that_each_kept_model_has_seen(tmp_
 
     curve = learning_curve(tmp_path, 150, 8, measure)
     assert [row["num_rankings"] for row in curve] == [72, 80, 150], (
-        "144 is all but the end: the last weights stand for it"
+        "144 is in the last part, where the end alone counts"
     )
     assert [row["sources"]["hh"]["accuracy"] for row in curve] == [9.0, 10.0, 1.0]
 
