@@ -8,9 +8,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.sparse import csr_array
+from scipy.special import expit
 
 Pair = tuple[str, str]
 """(the preferred reply, the other one)"""
@@ -39,39 +41,47 @@ class BagOfWords:
     def __init__(self, l2: float = 3.0, min_count: int = 2) -> None:
         self.l2, self.min_count = l2, min_count
         self.vocabulary: dict[str, int] = {}
-        self.weights = torch.zeros(0, dtype=torch.float64)
+        self.weights: NDArray[np.float64] = np.zeros(0)
 
     def fit(self, pairs: Sequence[Pair]) -> BagOfWords:
         """Learn from pairs; returns itself."""
         counts = Counter(word for pair in pairs for reply in pair for word in set(words(reply)))
         kept = sorted(word for word, count in counts.items() if count >= self.min_count)
         self.vocabulary = {word: i for i, word in enumerate(kept)}
-        difference = torch.stack([self.features(a) - self.features(b) for a, b in pairs])
-        self.weights = torch.zeros(len(kept), dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS([self.weights], max_iter=500, line_search_fn="strong_wolfe",
-                                      tolerance_grad=1e-8, tolerance_change=1e-12)  # fmt: skip
+        difference = self._differences(pairs)
 
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = F.softplus(-difference @ self.weights).sum() + self.l2 / 2 * self.weights.square().sum()
-            loss.backward()
-            return loss
+        def loss_and_gradient(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            margin = difference @ weights
+            loss = np.logaddexp(0, -margin).sum() + self.l2 / 2 * weights @ weights
+            return float(loss), self.l2 * weights - difference.T @ expit(-margin)
 
-        optimizer.step(closure)
-        self.weights = self.weights.detach()
+        found = minimize(loss_and_gradient, np.zeros(len(kept)), jac=True, method="L-BFGS-B",
+                         options={"maxiter": 2000, "maxfun": 5000, "ftol": 1e-15, "gtol": 1e-8})  # fmt: skip
+        self.weights = found.x
         return self
 
-    def features(self, reply: str) -> Tensor:
-        """log(1 + count) of the vocabulary's words: [V]."""
-        vector = torch.zeros(len(self.vocabulary), dtype=torch.float64)
-        for word, count in Counter(words(reply)).items():
-            if word in self.vocabulary:
-                vector[self.vocabulary[word]] = math.log1p(count)
-        return vector
+    def _differences(self, pairs: Sequence[Pair]) -> csr_array:
+        """Of every pair, the preferred reply's features less the other's: [number of pairs, V]."""
+        values, rows, columns = [], [], []
+        for row, pair in enumerate(pairs):
+            for sign, reply in zip((1.0, -1.0), pair, strict=True):
+                for word, value in self.features(reply).items():
+                    values.append(sign * value)
+                    rows.append(row)
+                    columns.append(self.vocabulary[word])
+        shape = (len(pairs), len(self.vocabulary))
+        return csr_array((values, (rows, columns)), shape=shape)  # what has one place is summed
+
+    def features(self, reply: str) -> dict[str, float]:
+        """log(1 + count) of each word of the vocabulary that the reply has."""
+        return {word: math.log1p(n) for word, n in Counter(words(reply)).items() if word in self.vocabulary}
 
     def margin(self, a: str, b: str) -> float:
         """Log-odds that ``a`` is preferred to ``b``."""
-        return float((self.features(a) - self.features(b)) @ self.weights)
+        return self._score(a) - self._score(b)
+
+    def _score(self, reply: str) -> float:
+        return sum(float(self.weights[self.vocabulary[word]]) * value for word, value in self.features(reply).items())
 
 
 def choose_l2(

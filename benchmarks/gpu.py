@@ -231,9 +231,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/gpu.json; in rehearsal WORK/gpu.json")
     parser.add_argument("--rehearse", action="store_true", help="everything, tiny and on the CPU")
     parser.add_argument("--checks", nargs="?", const="", help="checks alone, all or those whose name begins so")
+    parser.add_argument("--jobs", type=int, default=1, help="with --checks: kinds of checks at a time")
     args = parser.parse_args(argv)
     if args.checks is not None:
-        found = gpu_checks.report(["cpu", *(["cuda"] if torch.cuda.is_available() else [])], args.work, args.checks)
+        devices = [*(["cuda"] if torch.cuda.is_available() else []), "cpu"]
+        found = gpu_checks.report(devices, args.work, args.checks, args.jobs)
         out = args.out or Path("benchmarks/results/gpu_checks.json")
         out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         return

@@ -30,6 +30,9 @@ from benchmarks.real.stages import Stages
 RM_BATCH = 8
 """Of configs/smollm2/rm.yaml."""
 
+SCORED = {"cpu": 16, "cuda": 128}
+"""Device -> replies scored at a time."""
+
 POLICY_KEYS = (
     "win_rate_vs_sft", "ci95", "length_controlled_win_rate", "rm_score", "kl_to_init", "text_loss", "response_tokens",
     "repetition", "stop_rate",
@@ -58,16 +61,17 @@ class Figures:
         self.work, self.precision, self.device = work, precision, device
         self.seconds: dict[str, float] = {}
 
-    def reward_model(self, export: Path) -> Row:
-        """Accuracies per source of one export."""
+    def reward_model(self, export: Path, baselines: bool = False) -> Row:
+        """Accuracies per source of one export, with or without the baselines beside it."""
         from lit_instructgpt.rewards import ModelReward
 
         data = self.work / "data"
         inputs = [export, *(data / f"comparisons.{split}.jsonl" for split in ("train", "valid"))]
 
         def compute() -> Row:
-            scorer = ModelReward(str(export), max_response_tokens=256, batch_size=16, device=self.device)
-            return measure_reward_model(scorer, data)
+            size = SCORED[self.device]
+            scorer = ModelReward(str(export), max_response_tokens=256, batch_size=size, device=self.device)
+            return measure_reward_model(scorer, data, baselines)
 
         return self._kept(self.work / f"rm/figures-{export.name}.json", inputs, compute)
 
@@ -126,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--precision", default="bf16-mixed", help="trainer.precision; 32-true where the CPU has no bf16"
     )
-    parser.add_argument("--until", choices=("sft", "rm", "end"), default="end", help="stop behind it")
+    parser.add_argument("--until", choices=("sft", "rm", "ppo", "end"), default="end", help="stop behind it")
     args = parser.parse_args(argv)
     if not (args.model / "config.json").is_file():
         raise SystemExit(f"real_data: no model in {args.model}: run make smollm2 first, or give --model DIR")
@@ -136,18 +140,22 @@ def main(argv: list[str] | None = None) -> None:
     stages.sft()
     if args.until == "sft":
         return
-    stages.rm()
+    stages.rm(size.curve_points)
     if args.until == "rm":
         return
+    stages.ppo(size.episodes, size.batch)
+    if args.until == "ppo":
+        return
+    evaluation = json.loads(stages.evaluate().read_text(encoding="utf-8"))
     figures = Figures(args.work, args.precision, args.device)
     selected = sum(counts["train"] for counts in selection["comparisons"].values())
     last = max(row["step"] for row in read(args.work / "rm/metrics.jsonl"))
     num_train = min(last * RM_BATCH, selected)  # prompts over the limit were left out
-    curve = learning_curve(args.work / "rm", num_train, RM_BATCH, figures.reward_model)
-    reward_model = figures.reward_model(args.work / "rm/export")
+    last_export = args.work / "rm/export"
+    reward_model = figures.reward_model(last_export, baselines=True)
     show(reward_model)
-    stages.ppo(size.episodes)
-    evaluation = json.loads(stages.evaluate().read_text(encoding="utf-8"))
+    curve = learning_curve(args.work / "rm", num_train, RM_BATCH, size.curve_part,
+                           lambda path: reward_model if path == last_export else figures.reward_model(path))  # fmt: skip
     seconds = {**stages.commands.seconds, "rm_figures": round(sum(figures.seconds.values()), 1)}
     options = "".join(f" --{name} {value}" for name, value, usual in
                       (("size", args.size, "hour"), ("device", args.device, "cpu")) if value != usual)  # fmt: skip

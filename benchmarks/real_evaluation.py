@@ -24,6 +24,7 @@ if __package__ in (None, ""):
 
 from benchmarks.real.commands import Commands
 from benchmarks.real.selection import read, to_messages, write
+from benchmarks.real.stages import EVALUATION_BATCH
 from benchmarks.real_data import hardware, versions
 
 FILES = {
@@ -82,6 +83,67 @@ def with_messages(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "prompt": to_messages(row["prompt"], row["format"])} if "format" in row else row
 
 
+class Evaluations:
+    """The commands of one run, on samples of the files.
+
+    Args:
+        work: directory of samples and results.
+        sources: name -> file, all of ``FILES``, ``HUMAN_PAIRS`` and ``outputs``.
+        num: records of each file.
+        seed: of which are taken.
+        device: cpu or cuda.
+    """
+
+    def __init__(self, work: Path, sources: dict[str, Path], num: int, seed: int, device: str) -> None:
+        self.work, self.device, self.commands = work, device, Commands(work)
+        self.scored = sources["realtoxicityprompts"]
+        self.taken: dict[str, dict[str, int]] = {}
+        self.used = {"winogender": sources["winogender"]}
+        for name, source in sources.items():
+            if name not in self.used:
+                self.used[name] = work / "data" / (f"{name}.csv" if source.suffix == ".csv" else f"{name}.jsonl")
+                self.taken[name] = sample(source, self.used[name], num, seed)
+
+    def toxicity_classifier(self) -> None:
+        """The scorer of the continuations, trained on the file's own scores."""
+        self.commands.run(
+            "toxicity_classifier",
+            ["toxicity_classifier", "--data", json.dumps([str(self.scored)]), "--text", "continuation",
+             "--score", "continuation_toxicity", "--out", str(self.work / "toxicity")],
+            [self.scored], self.work / "toxicity",
+        )  # fmt: skip
+
+    def benchmark(self, models: dict[str, Path]) -> None:
+        """The paper's automatic evaluations of the policies."""
+        out, scorer = self.work / "benchmark.json", self.work / "toxicity"
+        self.commands.run(
+            "benchmark",
+            ["benchmark", *(f"--models.{name}={path}" for name, path in models.items()),
+             *(f"--{name}={self.used[name]}" for name in FILES), "--truthfulqa_prompts", '["bare", "qa"]',
+             "--scorer", "lit_instructgpt.evaluation.toxicity.ToxicityClassifier", "--scorer.path", str(scorer),
+             "--batch_size", str(EVALUATION_BATCH[self.device]), "--device", self.device, "--out", str(out)],
+            [*models.values(), *(self.used[name] for name in FILES), scorer], out,
+        )  # fmt: skip
+
+    def evaluate_rm(self, rm: Path) -> None:
+        """The reward model on people's judgements, and on the outputs of three systems."""
+        out = self.work / "evaluate_rm.json"
+        self.commands.run(
+            "evaluate_rm",
+            ["evaluate_rm", "--models.rm", str(rm), *(f"--comparisons.{name}={self.used[name]}" for name in HUMAN_PAIRS),
+             "--outputs", str(self.used["outputs"]), "--order", json.dumps(ORDER), "--reading.max_prompt_tokens", "512",
+             "--reading.max_response_tokens", "256", "--reading.max_tokens", "768", "--device", self.device,
+             "--out", str(out)],
+            [rm, *(self.used[name] for name in (*HUMAN_PAIRS, "outputs"))], out,
+        )  # fmt: skip
+
+
+def find_sources(data: Path) -> dict[str, Path]:
+    """Name -> file below ``DATA/eval``."""
+    files = {**FILES, **{name: f"human_pairs/{name}.jsonl.gz" for name in HUMAN_PAIRS}, "outputs": OUTPUTS}
+    return {name: data / "eval" / file for name, file in files.items()}
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the commands, and write their figures."""
     parser = argparse.ArgumentParser(prog="real_evaluation", description=__doc__)
@@ -93,12 +155,12 @@ def main(argv: list[str] | None = None) -> None:
         "--num", type=int, default=200, help="records of each file, by chance; Winogender is taken whole"
     )
     parser.add_argument("--seed", type=int, default=0, help="of which are taken")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/real_evaluation.json"))
     args = parser.parse_args(argv)
     models = {"base": args.model, "sft": args.trained / "sft/export", "ppo_ptx": args.trained / "ppo/export"}
     rm = args.trained / "rm/export"
-    files = {**FILES, **{name: f"human_pairs/{name}.jsonl.gz" for name in HUMAN_PAIRS}, "outputs": OUTPUTS}
-    sources = {name: args.data / "eval" / file for name, file in files.items()}
+    sources = find_sources(args.data)
     missing = [str(path) for path in (*models.values(), rm) if not (path / "config.json").is_file()]
     policies = args.trained / "evaluation.json"
     missing += [str(path) for path in (policies, *sources.values()) if not path.is_file()]
@@ -107,35 +169,11 @@ def main(argv: list[str] | None = None) -> None:
             f"real_evaluation: missing: {', '.join(missing)}; make smollm2 makes the model, "
             "benchmarks/real_data.py the trained ones, docs/evaluation.md says where the files are published"
         )
-    work, commands = args.work, Commands(args.work)
-    taken, used = {}, {"winogender": sources["winogender"]}
-    for name, source in sources.items():
-        if name not in used:
-            used[name] = work / "data" / (f"{name}.csv" if source.suffix == ".csv" else f"{name}.jsonl")
-            taken[name] = sample(source, used[name], args.num, args.seed)
-    scored = sources["realtoxicityprompts"]
-    commands.run(
-        "toxicity_classifier",
-        ["toxicity_classifier", "--data", json.dumps([str(scored)]), "--text", "continuation",
-         "--score", "continuation_toxicity", "--out", str(work / "toxicity")],
-        [scored], work / "toxicity",
-    )  # fmt: skip
-    commands.run(
-        "benchmark",
-        ["benchmark", *(f"--models.{name}={path}" for name, path in models.items()),
-         *(f"--{name}={used[name]}" for name in FILES), "--truthfulqa_prompts", '["bare", "qa"]',
-         "--scorer", "lit_instructgpt.evaluation.toxicity.ToxicityClassifier", "--scorer.path", str(work / "toxicity"),
-         "--batch_size", "25", "--out", str(work / "benchmark.json")],
-        [*models.values(), *(used[name] for name in FILES), work / "toxicity"], work / "benchmark.json",
-    )  # fmt: skip
-    commands.run(
-        "evaluate_rm",
-        ["evaluate_rm", "--models.rm", str(rm), *(f"--comparisons.{name}={used[name]}" for name in HUMAN_PAIRS),
-         "--outputs", str(used["outputs"]), "--order", json.dumps(ORDER), "--reading.max_prompt_tokens", "512",
-         "--reading.max_response_tokens", "256", "--reading.max_tokens", "768",
-         "--out", str(work / "evaluate_rm.json")],
-        [rm, *(used[name] for name in (*HUMAN_PAIRS, "outputs"))], work / "evaluate_rm.json",
-    )  # fmt: skip
+    run = Evaluations(args.work, sources, args.num, args.seed, args.device)
+    run.toxicity_classifier()
+    run.evaluate_rm(rm)
+    run.benchmark(models)
+    work, taken, commands = args.work, run.taken, run.commands
     results = [work / "benchmark.json", work / "evaluate_rm.json", policies]
     runs = {"sft": args.trained / "sft", "rm": args.trained / "rm", "ppo_ptx": args.trained / "ppo"}
     commands.run(
@@ -146,11 +184,12 @@ def main(argv: list[str] | None = None) -> None:
         results, work / "report.html",
     )  # fmt: skip
     report = {
-        "command": f"python benchmarks/real_evaluation.py --data {os.path.relpath(args.data)} --num {args.num}",
+        "command": f"python benchmarks/real_evaluation.py --data {os.path.relpath(args.data)} --num {args.num}"
+        + (f" --device {args.device}" if args.device != "cpu" else ""),
         "seed": args.seed,
         "taken": taken,
         "versions": versions(),
-        "hardware": hardware(),
+        "hardware": hardware(args.device),
         "benchmark": json.loads((work / "benchmark.json").read_text(encoding="utf-8"))["models"],
         "reward_model": numbers(json.loads((work / "evaluate_rm.json").read_text(encoding="utf-8"))),
         "commands": commands.lines,

@@ -193,7 +193,9 @@ def load_policy(source: ModelSource, tokenizer: Any, dtype: torch.dtype = torch.
             kwargs = dict(source.config)
             config = AutoConfig.for_model(kwargs.pop("model_type"), vocab_size=len(tokenizer), **kwargs)
             set_special_tokens(config, tokenizer)
-            model = AutoModelForCausalLM.from_config(without_dropout(config), dtype=dtype)
+            with torch.device("cpu"):  # one seed, one start: on whatever device it is to be trained
+                model = AutoModelForCausalLM.from_config(without_dropout(config), dtype=dtype)
+            model = model.to(torch.get_default_device())
         else:
             config = without_dropout(read_config(source))
             if any("SequenceClassification" in name for name in config.architectures or []):

@@ -76,8 +76,7 @@ class ScalarModel(nn.Module):
         model.config.use_cache = False
         scalar = cls(model.train())
         if not trained:
-            with torch.no_grad():
-                model.score.weight.normal_(0.0, (model.score.in_features + 1) ** -0.5, generator=generator)
+            draw_head(model.score, generator)
         return scalar
 
     def states(
@@ -146,6 +145,14 @@ class ScalarModel(nn.Module):
         """Writes the Hugging Face directory (safetensors)."""
         with quiet_loading():
             self.model.save_pretrained(path)
+
+
+@torch.no_grad()
+def draw_head(head: nn.Linear, generator: torch.Generator | None) -> None:
+    """A new head from N(0, 1/(d+1)), wherever its weight is: the same numbers on every device, a CPU generator's."""
+    drawn = torch.empty(head.weight.shape, dtype=head.weight.dtype, device="cpu")
+    drawn.normal_(0.0, (head.in_features + 1) ** -0.5, generator=generator)
+    head.weight.copy_(drawn)
 
 
 def final_norm_bias(model: Any) -> Tensor | None:

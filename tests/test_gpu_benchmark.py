@@ -79,7 +79,7 @@ def test_the_checks_run_on_the_cpu_and_name_what_is_not_measured(tmp_path: Path)
     if not torch.cuda.is_available():
         assert row["cuda"] == "not measured"
         assert report["device"] == "no GPU"
-    assert "| FSDP2 on one device, sft | largest difference 0, holds |" in table(report)
+    assert "| FSDP2 on one device, sft | first difference 0, largest difference 0, holds |" in table(report)
 
 
 def test_a_difference_is_seen():

@@ -23,7 +23,7 @@ from lit_instructgpt.models import (
     load_tokenizer,
     quiet_loading,
 )
-from lit_instructgpt.scalar_model import ScalarModel
+from lit_instructgpt.scalar_model import ScalarModel, draw_head
 
 IDS = [5, 30, 7, 99, 120, 64, 31]
 Dirs = Callable[[str], str]
@@ -338,6 +338,22 @@ def test_a_new_head_has_the_spread_of_the_predecessors_code(family: str, tiny_di
         ]
     )
     assert drawn.std().item() == pytest.approx(1 / math.sqrt(17), rel=0.12)
+
+
+class OnAnotherDevice(torch.Tensor):
+    """As a tensor of a GPU: a CPU's generator cannot draw into it."""
+
+    def normal_(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
+
+
+def test_a_new_head_is_drawn_by_a_cpu_generator_wherever_its_weight_is():
+    # Lightning builds models on the device that trains them.
+    head = torch.nn.Linear(16, 1, bias=False)
+    head.weight = torch.nn.Parameter(torch.zeros(1, 16).as_subclass(OnAnotherDevice))
+    draw_head(head, torch.Generator().manual_seed(5))
+    expected = torch.randn(1, 16, generator=torch.Generator().manual_seed(5)) / math.sqrt(17)
+    torch.testing.assert_close(head.weight.detach().as_subclass(torch.Tensor), expected, atol=1e-6, rtol=0)
 
 
 def test_new_scalar_model_keeps_the_transformer(family: str, tiny_dir: Dirs, tokenizer: Any):

@@ -185,10 +185,12 @@ def test_a_learning_curve_counts_the_rankings_that_each_kept_model_has_seen(tmp_
     def measure(path):
         return {"hh": {"rm": {"accuracy": float(path.name) if path.name != "export" else 1.0}}}
 
-    curve = learning_curve(tmp_path, 150, 8, measure)
+    curve = learning_curve(tmp_path, 150, 8, 0.6, measure)
     assert [row["num_rankings"] for row in curve] == [72, 80, 150], (
-        "144 is in the last part, where the end alone counts"
+        "144 is behind that part, where the end alone counts"
     )
+    whole = learning_curve(tmp_path, 150, 8, 1.0, measure)
+    assert [row["num_rankings"] for row in whole] == [72, 80, 144, 150], "800 are the end's own"
     assert [row["sources"]["hh"]["accuracy"] for row in curve] == [9.0, 10.0, 1.0]
 
 
@@ -238,7 +240,7 @@ def test_stages_are_run_once_and_again_when_their_data_or_an_earlier_stage_chang
         found = Stages(tmp_path / "work", tmp_path / "model", seed, "32-true")
         found.sft()
         if not until_sft:
-            found.rm(), found.ppo(16), found.evaluate()
+            found.rm(4), found.ppo(16, 8), found.evaluate()
         return found.commands
 
     assert list(stages().seconds) == ran == ["sft", "rm", "ppo", "evaluate"]
@@ -269,7 +271,7 @@ def test_a_gpu_has_its_overlay_and_takes_all_records(monkeypatch, tmp_path):
     for device, overlay in (("cpu", "configs/smollm2/cpu.yaml"), ("cuda", "configs/smollm2/gpu.yaml")):
         stages = Stages(tmp_path, tmp_path, 0, "bf16-mixed", device)
         lines.clear()
-        stages.sft(), stages.rm(), stages.ppo(16), stages.evaluate()
+        stages.sft(), stages.rm(4), stages.ppo(16, 8), stages.evaluate()
         *fits, evaluated = lines
         assert all(overlay in args and Path(overlay).is_file() for args in fits)
         assert evaluated[evaluated.index("--device") + 1] == device

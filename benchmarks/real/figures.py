@@ -37,7 +37,8 @@ def accuracies(valid: Sequence[Row], margins: dict[str, Callable[[Row, int, int]
         if name != "rm":
             report[name]["rm_minus_this"] = round(float((right["rm"] - values).mean()), 4)
             report[name]["ci95_of_difference"] = _rounded(bootstrap_ci(right["rm"] - values, index))
-    report["rm_above_both"] = all(report[name]["ci95_of_difference"][0] > 0 for name in right if name != "rm")
+    if len(right) > 1:
+        report["rm_above_both"] = all(report[name]["ci95_of_difference"][0] > 0 for name in right if name != "rm")
     return report
 
 
@@ -45,8 +46,8 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, 4) for value in values]
 
 
-def measure_reward_model(scorer: Any, data: Path) -> Row:
-    """Per source: the reward model, the longer reply, and the bag of words."""
+def measure_reward_model(scorer: Any, data: Path, baselines: bool) -> Row:
+    """Per source: the reward model and, if wanted, the longer reply and the bag of words beside it."""
     train, valid = (read(data / f"comparisons.{split}.jsonl") for split in ("train", "valid"))
     replies = [(row, k) for row in valid for k in range(len(row["responses"]))]
     scores = scorer([row["prompt"] for row, _ in replies], [row["responses"][k] for row, k in replies])
@@ -57,31 +58,36 @@ def measure_reward_model(scorer: Any, data: Path) -> Row:
 
     report: Row = {}
     for source in sorted({row["source"] for row in valid}):
+        own = [row for row in valid if row["source"] == source]
+        margins: dict[str, Callable[[Row, int, int], float]] = {"rm": lambda row, i, j: score(row, i) - score(row, j)}
+        if not baselines:
+            report[source] = accuracies(own, margins)
+            continue
         words = bag_of_words([row for row in train if row["source"] == source])
-        margins: dict[str, Callable[[Row, int, int], float]] = {
-            "rm": lambda row, i, j: score(row, i) - score(row, j),
-            "length_baseline": lambda row, i, j: len(row["responses"][i]) - len(row["responses"][j]),
-            "bag_of_words_baseline": lambda row, i, j, words=words: words.margin(
-                row["responses"][i], row["responses"][j]
-            ),
-        }
-        report[source] = accuracies([row for row in valid if row["source"] == source], margins)
+        margins["length_baseline"] = lambda row, i, j: len(row["responses"][i]) - len(row["responses"][j])
+        margins["bag_of_words_baseline"] = lambda row, i, j, words=words: words.margin(  # type: ignore[misc]
+            row["responses"][i], row["responses"][j]
+        )
+        report[source] = accuracies(own, margins)
         report[source]["bag_of_words_baseline"] |= {"l2": words.l2, "num_words": len(words.vocabulary)}
     return report
 
 
-LAST_PART = 0.6
-"""Of the epoch: from here on only the end is measured."""
-
-
-def learning_curve(run: Path, num_train: int, batch_size: int, measure: Callable[[Path], Row]) -> list[Row]:
+def learning_curve(
+    run: Path, num_train: int, batch_size: int, part: float, measure: Callable[[Path], Row]
+) -> list[Row]:
     """Accuracies by the number of rankings seen: of the weights kept along the run's one epoch, and of the last.
 
-    Weights kept in the last part of it are left out: every point costs minutes, and there the curve is flattest.
+    Args:
+        run: directory of the reward model's run.
+        num_train: rankings of the epoch.
+        batch_size: rankings of a step.
+        part: of the epoch; weights kept behind it are left out but for the last (on a CPU every point costs minutes).
+        measure: export directory -> per source, accuracies with ``rm`` among them.
     """
     kept = sorted((run / "export_at").iterdir(), key=lambda path: int(path.name))
     seen = {int(path.name) * batch_size: path for path in kept}
-    steps = {num: path for num, path in seen.items() if num < LAST_PART * num_train}
+    steps = {num: path for num, path in seen.items() if num < part * num_train}
     return [
         {"num_rankings": num, "sources": {name: row["rm"] for name, row in measure(path).items()}}
         for num, path in [*steps.items(), (num_train, run / "export")]

@@ -34,6 +34,9 @@ class Size:
         prompts: held-out prompts on which the policies are measured.
         documents: of pretraining text, for PPO and to measure the text loss on.
         episodes: of PPO.
+        batch: episodes of one iteration of PPO.
+        curve_points: reward models that are kept along the epoch, in equal steps.
+        curve_part: of the epoch; those kept behind it are not measured, where measuring costs much.
         max_demonstration_chars: longer demonstrations (prompt and response) are not taken.
     """
 
@@ -42,6 +45,9 @@ class Size:
     prompts: int
     documents: tuple[int, int]
     episodes: int
+    batch: int = 32
+    curve_points: int = 4
+    curve_part: float = 0.6
     max_demonstration_chars: int = 700
 
 
@@ -52,7 +58,17 @@ SIZES = {
     "hour": Size(
         {"hh_helpful": (1200, 400), "oasst1": (300, ALL), "qa_feedback": (200, ALL)}, (400, 24), 100, (100, 40), 320
     ),
-    "all": Size(dict.fromkeys(SOURCES, (ALL, ALL)), (ALL, ALL), 400, (1000, 200), 16_384, ALL),
+    "all": Size(
+        dict.fromkeys(SOURCES, (ALL, ALL)),
+        (ALL, ALL),
+        400,
+        (1000, 200),
+        1024,
+        batch=64,
+        curve_points=8,
+        curve_part=1.0,
+        max_demonstration_chars=ALL,
+    ),
 }
 """Name -> how much: to see that it runs, what two CPU cores do in about an hour, all there is (on a GPU)."""
 

@@ -13,11 +13,11 @@ MAX_NEW_TOKENS = 96
 MAX_PROMPT_TOKENS = 896
 """Of the rankings: the passages of qa_feedback are long."""
 
-CURVE_POINTS = 4
-"""Reward models along the epoch."""
-
 HARDWARE = {"cpu": "configs/smollm2/cpu.yaml", "cuda": "configs/smollm2/gpu.yaml"}
 """Device -> the overlay of each stage."""
+
+EVALUATION_BATCH = {"cpu": 25, "cuda": 200}
+"""Device -> prompts at a time."""
 
 
 class Stages:
@@ -55,15 +55,15 @@ class Stages:
             "--data.init_args.valid": self.data("demonstrations.valid"),
         })  # fmt: skip
 
-    def rm(self) -> None:
+    def rm(self, points: int) -> None:
         """The reward model, from the SFT model, on the rankings of all sources together, K = 2 to 8.
 
-        A quarter of the epoch apart its weights are kept: validation, on one batch, is there for that alone.
+        As many times along the epoch its weights are kept: validation, on one batch, is there for that alone.
         """
         every = {"class_path": "lit_instructgpt.callbacks.ExportHF", "init_args": {"every": 1}}
         overlay = self.work / "rm_overlay.yaml"
         overlay.write_text(json.dumps({"trainer": {
-            "callbacks": [every], "val_check_interval": 1 / CURVE_POINTS, "limit_val_batches": 1,
+            "callbacks": [every], "val_check_interval": 1 / points, "limit_val_batches": 1,
             "num_sanity_val_steps": 0}}), encoding="utf-8")  # fmt: skip
         self.fit("rm", {
             "--config": overlay,
@@ -74,7 +74,7 @@ class Stages:
         }, "--data.init_args.reading.max_prompt_tokens", str(MAX_PROMPT_TOKENS),
            "--data.init_args.reading.max_tokens", str(MAX_PROMPT_TOKENS + 256))  # fmt: skip
 
-    def ppo(self, episodes: int) -> None:
+    def ppo(self, episodes: int, batch: int) -> None:
         """PPO-ptx of the SFT model against the reward model."""
         self.fit("ppo", {
             "--model.init_args.policy": self.export("sft"),
@@ -82,7 +82,7 @@ class Stages:
             "--data.init_args.train": self.data("prompts.train"),
             "--data.init_args.text": self.data("text.train"),
         }, "--model.init_args.ppo.seed", str(self.seed), "--model.init_args.ppo.max_new_tokens", str(MAX_NEW_TOKENS),
-           "--data.init_args.num_episodes", str(episodes),
+           "--data.init_args.num_episodes", str(episodes), "--data.init_args.batch_size", str(batch),
            "--data.init_args.reading.max_response_tokens", str(MAX_NEW_TOKENS))  # fmt: skip
 
     def evaluate(self) -> Path:
@@ -93,7 +93,7 @@ class Stages:
         args = ["evaluate", *(f"--models.{name}={path}" for name, path in self.models().items()), "--init", "sft",
                 *(arg for option, path in inputs.items() for arg in (option, str(path))), "--text_tokens", "128",
                 "--format.chat_template", "true", "--sampling.max_new_tokens", str(MAX_NEW_TOKENS),
-                "--sampling.seed", str(self.seed + 1000), "--batch_size", "25", "--device", self.device,
-                "--out", str(out)]  # fmt: skip
+                "--sampling.seed", str(self.seed + 1000), "--batch_size", str(EVALUATION_BATCH[self.device]),
+                "--device", self.device, "--out", str(out)]  # fmt: skip
         self.commands.run("evaluate", args, [*self.models().values(), *inputs.values()], out)
         return out
