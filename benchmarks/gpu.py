@@ -235,9 +235,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.checks is not None:
         devices = [*(["cuda"] if torch.cuda.is_available() else []), "cpu"]
-        found = gpu_checks.report(devices, args.work, args.checks, args.jobs)
         out = args.out or Path("benchmarks/results/gpu_checks.json")
-        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        gpu_checks.measure(devices, args.work.resolve(), out, args.checks, args.jobs)
         return
     if not args.rehearse and not torch.cuda.is_available():
         raise SystemExit("gpu: there is no CUDA device here; --rehearse runs everything with a tiny model on the CPU")

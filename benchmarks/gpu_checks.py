@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,9 @@ ADAM = {"lr": 0.003, "eps": 1.0e-5, "weight_decay": 0.01}
 LOSS = {"sft": "train/loss", "rm": "train/loss", "ppo": "objective/score"}
 ROUNDED = LOSS | {"ppo": "loss/ptx"}
 """What bfloat16 changes by rounding alone: PPO's score is of samples, which part where one token rounds another way."""
+
+NOT_MEASURED = "not measured"
+LABELS = {"cpu": "CPU", "cuda": "GPU"}
 
 TIMES = ("time/", "throughput/")
 """Metrics that are of the clock."""
@@ -184,17 +188,30 @@ def checks() -> dict[str, tuple[Callable[[Checks], Row], bool]]:
     return found
 
 
-def measure(devices: list[str], folder: Path, only: str = "", jobs: int = 1) -> list[Row]:
-    """All checks whose name begins so, on the devices that are there; a check that breaks is a row too.
+def measure(devices: list[str], folder: Path, out: Path, only: str = "", jobs: int = 1) -> Row:
+    """Runs the checks whose name begins so on the devices that are there; a check that breaks is a row too.
+
+    What is known goes to ``out`` after each of them, so that an interrupted run leaves its rows. Of what was measured there
+    before, the rest stays: that of another device, of another machine perhaps, and of other checks.
 
     Args:
         devices: cpu, cuda.
         folder: for runs.
+        out: JSON file.
         only: how a check's name begins.
         jobs: kinds of checks at a time, a kind being what stands before the comma of a name; each has runs of its own.
     """
+    before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"measured_on": {}, "rows": []}
+    known = {row["check"]: row for row in before["rows"]}
+    names = {"check": "", "cpu": NOT_MEASURED, "cuda": NOT_MEASURED}
+    rows: dict[str, Row] = {name: {**names, **known.get(name, {}), "check": name} for name in checks()}
     chosen = {name: check for name, check in checks().items() if name.startswith(only)}
-    rows: dict[str, Row] = {name: {"check": name, "cpu": "not measured", "cuda": "not measured"} for name in chosen}
+    report = {
+        "command": "python benchmarks/gpu.py --checks",
+        "measured_on": before["measured_on"] | {device: machine(device) for device in devices},
+        "rows": list(rows.values()),
+    }
+    writing = threading.Lock()
 
     def run_kind(kind: str, device: str) -> None:
         """The checks of a kind, one after the other."""
@@ -212,24 +229,21 @@ def measure(devices: list[str], folder: Path, only: str = "", jobs: int = 1) -> 
                 found = check(place)
             except Exception as error:  # the others are still of use
                 found = {"holds": False, "error": f"{type(error).__name__}: {error}"[-1500:]}
-            rows[name][device] = {**found, "seconds": round(time.perf_counter() - begin, 1)}
-            print(json.dumps({"check": name, device: rows[name][device]}), flush=True)
+            with writing:
+                rows[name][device] = {**found, "seconds": round(time.perf_counter() - begin, 1)}
+                out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                print(json.dumps({"check": name, device: rows[name][device]}), flush=True)
 
     kinds = dict.fromkeys(name.split(",")[0] for name in chosen)
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(lambda job: run_kind(*job), [(kind, device) for device in devices for kind in kinds]))
-    return list(rows.values())
+    return report
 
 
-def report(devices: list[str], folder: Path, only: str = "", jobs: int = 1) -> Row:
-    """The rows, and where they are from."""
-    return {
-        "command": "python benchmarks/gpu.py --checks",
-        "device": torch.cuda.get_device_name() if "cuda" in devices else "no GPU",
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
-        "rows": measure(devices, folder.resolve(), only, jobs),
-    }
+def machine(device: str) -> str:
+    """What a device's rows are measured with, in words."""
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    return f"{name}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def table(found: Row) -> str:
@@ -245,7 +259,8 @@ def table(found: Row) -> str:
             figures = [f"{name.replace('_', ' ')} {figure:.2g}" for name, figure in value.items() if _figure(name)]
             cells.append(", ".join([*figures, "holds" if value["holds"] else "**does not hold**"]))
         lines.append(f"| {' | '.join([row['check'], *cells])} |")
-    return "\n".join([*lines, "", f"`{found['command']}`; {found['device']}, torch {found['versions']['torch']}."])
+    where = "; ".join(f"{LABELS[device]}: {name}" for device, name in found["measured_on"].items())
+    return "\n".join([*lines, "", f"`{found['command']}`. {where}."])
 
 
 def _figure(name: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import gpu_checks
 from benchmarks.gpu import SIZES, judged, main, model_flops
 from benchmarks.gpu_checks import furthest, table
 
@@ -74,11 +75,11 @@ def test_the_checks_run_on_the_cpu_and_name_what_is_not_measured(tmp_path: Path)
         ]
     )
     report = json.loads((tmp_path / "checks.json").read_text())
-    (row,) = report["rows"]
+    row = next(row for row in report["rows"] if row["check"] == "FSDP2 on one device, sft")
     assert row["cpu"]["holds"] is True
     if not torch.cuda.is_available():
         assert row["cuda"] == "not measured"
-        assert report["device"] == "no GPU"
+        assert list(report["measured_on"]) == ["cpu"]
     assert "| FSDP2 on one device, sft | first difference 0, largest difference 0, holds |" in table(report)
 
 
@@ -87,3 +88,41 @@ def test_a_difference_is_seen():
     other = [{"step": 0, "train/loss": 4.0}, {"step": 1, "train/loss": 2.5}]
     assert furthest(rows, rows) == 0
     assert furthest(other, rows) == pytest.approx(0.25)
+
+
+def test_rows_of_another_machine_stay_and_an_interrupted_run_leaves_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    out, calls = tmp_path / "checks.json", []
+
+    class Interrupted(BaseException):
+        pass
+
+    def check(on: object, name: str) -> dict[str, object]:
+        calls.append(name)
+        if name == "third":
+            raise Interrupted
+        if name == "second":
+            raise ValueError("broken")
+        return {"gap": 0.5, "holds": True}
+
+    names = ("first", "second", "third")
+    monkeypatch.setattr(gpu_checks, "Checks", lambda device, folder: None)
+    monkeypatch.setattr(gpu_checks, "checks", lambda: {n: (lambda on, n=n: check(on, n), False) for n in names})
+    there = {"check": "first", "cpu": "not measured", "cuda": {"gap": 0.25, "holds": True}}
+    out.write_text(json.dumps({"measured_on": {"cuda": "a GPU"}, "rows": [there]}))
+    with pytest.raises(Interrupted):
+        gpu_checks.measure(["cpu"], tmp_path, out)
+    report = json.loads(out.read_text())
+    first, second, third = report["rows"]
+    assert calls == list(names)
+    assert first["cuda"] == there["cuda"]
+    assert (first["cpu"]["gap"], first["cpu"]["holds"]) == (0.5, True)
+    assert second["cpu"]["holds"] is False
+    assert second["cpu"]["error"] == "ValueError: broken"
+    assert third == {"check": "third", "cpu": "not measured", "cuda": "not measured"}
+    assert report["measured_on"]["cuda"] == "a GPU"
+    text = table(report)
+    assert "| first | gap 0.5, holds | gap 0.25, holds |" in text
+    assert "| second | **does not hold** | not measured |" in text
+    assert "GPU: a GPU" in text
