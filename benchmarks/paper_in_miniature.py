@@ -20,7 +20,7 @@ if __package__ in (None, ""):
 
 from benchmarks.paper.claims import evaluate_claims  # noqa: E402
 from benchmarks.paper.jobs import Ledger, run  # noqa: E402
-from benchmarks.paper.results import claims_table  # noqa: E402
+from benchmarks.paper.results import claims_table, shown  # noqa: E402
 from benchmarks.paper.stages import Seed  # noqa: E402
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -42,8 +42,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/paper"), help="where everything is trained")
     parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="commands at a time")
     parser.add_argument("--only", nargs="+", help="jobs to do, and what they need, for instance 0/ppo_ptx")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, help=f"default: {OUT.relative_to(ROOT)}, for seeds {SEEDS} alone")
     args = parser.parse_args(argv)
+    if args.out is None and tuple(args.seeds) != SEEDS and not args.only:
+        parser.error(f"--seeds: what is published is of {SEEDS}; give --out FILE for others")
     os.chdir(ROOT)
     begin = time.perf_counter()
     jobs = [job for seed in args.seeds for job in Seed(args.work, seed, threads=1).jobs()]
@@ -53,10 +55,7 @@ def main(argv: list[str] | None = None) -> None:
             wanted |= more
         jobs = [job for job in jobs if job.name in wanted]
     ledger = Ledger(args.work / "done")
-    try:
-        ledger.check_sources([path for pattern in SOURCES for path in Path().glob(pattern)])
-    except ValueError as error:
-        raise SystemExit(f"paper_in_miniature: {error}") from None
+    check_sources(ledger)
     spent = ledger.directory / "minutes.txt"
     earlier = float(spent.read_text(encoding="ascii")) if spent.is_file() else 0.0
     try:
@@ -67,13 +66,14 @@ def main(argv: list[str] | None = None) -> None:
         spent.write_text(f"{minutes:.2f}\n", encoding="ascii")
     if failed:
         raise SystemExit("\n".join(f"{name}: {why}" for name, why in failed.items()))
+    check_sources(ledger)  # the jobs read them again and again
     if args.only:
         return
     measures = [
         json.loads((args.work / f"seed-{seed}/measures.json").read_text(encoding="utf-8")) for seed in args.seeds
     ]
     report = {
-        "command": "python benchmarks/paper_in_miniature.py",
+        "command": " ".join(["python benchmarks/paper_in_miniature.py", *(sys.argv[1:] if argv is None else argv)]),
         "seeds": args.seeds,
         "minutes": round(minutes, 1),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__,
@@ -83,13 +83,22 @@ def main(argv: list[str] | None = None) -> None:
         "seconds": {name: seconds for name, seconds in ledger.seconds().items() if int(name.split("/")[0]) in args.seeds},
         "measures": measures,
     }  # fmt: skip
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    out = args.out or OUT
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(claims_table(report))
     for row in report["claims"]:
         print(f"\n{row['id']}. {row['claim']}: {'holds' if row['holds'] else 'DOES NOT HOLD'}")
         for name, value in row["figures"].items():
-            print(f"   {name}: {value['mean']:.4g} ({value['ci95'][0]:.4g} to {value['ci95'][1]:.4g})")
+            print(f"   {name}: {shown(value)}")
+
+
+def check_sources(ledger: Ledger) -> None:
+    """Stop if what is done was done with other sources."""
+    try:
+        ledger.check_sources([path for pattern in SOURCES for path in Path().glob(pattern)])
+    except ValueError as error:
+        raise SystemExit(f"paper_in_miniature: {error}") from None
 
 
 if __name__ == "__main__":

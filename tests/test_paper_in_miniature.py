@@ -216,12 +216,33 @@ def test_a_figure_is_a_mean_with_the_interval_of_students_t():
 
 def test_the_forms_of_gao_et_al_are_recovered_and_peak_where_their_derivative_is_zero():
     d = np.linspace(0.3, 6, 12)
-    assert claims.fit_rl(d, d * (0.9 - 0.5 * np.log(d))) == pytest.approx((0.9, 0.5))
-    assert claims.fit_best_of_n(d, d * (0.9 - 0.1 * d)) == pytest.approx((0.9, 0.1))
-    peak = claims.rl_peak(0.9, 0.5)
-    value = lambda x: x * (0.9 - 0.5 * math.log(x))  # noqa: E731
-    assert value(peak) > max(value(peak * 0.99), value(peak * 1.01))
-    assert claims.rl_peak(0.9, -0.1) == math.inf
+    by_ppo = claims.fit(d, d * (0.9 - 0.5 * np.log(d)), logarithmic=True)
+    by_best = claims.fit(d, d * (0.9 - 0.1 * d), logarithmic=False)
+    assert by_ppo[:3] == pytest.approx((0.9, 0.5, 0), abs=1e-9)
+    assert by_best[:3] == pytest.approx((0.9, 0.1, 0), abs=1e-9)
+    assert by_ppo(2.0) == pytest.approx(2 * (0.9 - 0.5 * math.log(2)))
+    assert by_ppo.peak(6.0) == pytest.approx(math.exp(0.9 / 0.5 - 1))
+    assert by_best.peak(6.0) == pytest.approx(0.9 / 0.2)
+    assert by_best.peak(3.0) == 3.0, "behind the end of the curve: the end"
+
+
+@pytest.mark.parametrize("logarithmic", [True, False])
+def test_a_fitted_curve_peaks_where_it_is_highest_on_the_run_however_it_bends(logarithmic: bool):
+    grid = np.linspace(0, 1.8, 18001)
+    for alpha in (-1.0, -0.25, 0.2, 1.0):
+        for beta in (-0.5, -0.07, 0.0, 0.3, 2.0):
+            form = claims.Form(alpha, beta, 0.0, logarithmic)
+            highest = grid[np.argmax([form(x) for x in grid])]
+            assert form.peak(1.8) == pytest.approx(highest, abs=2e-4), (alpha, beta)
+
+
+def test_the_misfit_is_the_root_of_the_mean_square_of_what_the_form_leaves():
+    d = np.array([1.0, 2.0, 4.0])
+    gold = np.array([1.0, 1.0, 1.0])
+    best = min(
+        np.sqrt(np.mean((d * (a - b * d) - gold) ** 2)) for a in np.linspace(0, 2, 401) for b in np.linspace(0, 1, 401)
+    )
+    assert claims.fit(d, gold, logarithmic=False).misfit == pytest.approx(best, abs=1e-4)
 
 
 # ------------------------------------------------------------------ claims
@@ -278,7 +299,7 @@ def measures(seed: int) -> dict[str, Any]:
         "parameters": {"base": 10, "large": 50, "ppo_ptx": 10},
         "rm": {"models": {"rm": rm}, "agreement": agreement},
         "rm_curves": {
-            "rm_kwise": {"val/loss": [0.65, 0.60, 0.60 + abs(e)], "val/pair_accuracy": [0.6, 0.65, 0.66 + e]},
+            "rm_kwise": {"val/loss": [0.65, 0.60, 0.60 + abs(e) / 2], "val/pair_accuracy": [0.6, 0.65, 0.66 + e]},
             "rm_pairs": {"val/loss": [0.62, 0.61, 0.70 + e], "val/pair_accuracy": [0.6, 0.65, 0.62 + e]},
         },
         "forward_passes": {"kwise": 100, "pairs": 550},
@@ -347,12 +368,22 @@ def change(*path: str, to: Callable[[int], Any]) -> list[dict[str, Any]]:
         (4, ("rm", "agreement", "held_out", "labelers", "agreement"), lambda s: 0.6),  # far above is not near either
         (4, ("rm", "models", "rm", "held_out", "pair_accuracy"), lambda s: 0.4),  # more than a few points
         (5, ("rm_curves", "rm_pairs", "val/loss"), lambda s: [0.62, 0.61, 0.60]),
+        (5, ("rm_curves", "rm_pairs", "val/loss"), lambda s: [0.71, 0.6985, 0.70]),  # higher, and hardly risen
+        (5, ("rm_curves", "rm_kwise", "val/loss"), lambda s: [0.60, 0.50, 0.55]),  # rankings overfit too
         (5, ("rm_curves", "rm_pairs", "val/pair_accuracy"), lambda s: [0.6, 0.65, 0.63 + 0.01 * s]),
         (6, ("sft_curve", "val/rm_score"), lambda s: [0.1, 0.3, 0.2, 0.1, 0.0, 0.0]),
         (6, ("sft_curve", "val/loss"), lambda s: [2.0, 1.9, 1.8, 2.0, 2.1, 2.2]),  # not early
+        (6, ("sft_curve", "val/loss"), lambda s: [2.0, 1.9, 1.9, 1.9, 1.9, 1.905]),  # not overfitted
+        (6, ("sft_curve", "val/rm_score"), lambda s: [0.0, 0.3, 0.1, 0.1, 0.31, 0.1]),  # one late peak, and no rise
         (6, ("sft", "best_score", "win_rate_vs_least_loss"), lambda s: 0.48 + 0.01 * s),
         (7, ("models", "ppo", "text_loss"), lambda s: 1.01),  # no tax to begin with
         (7, ("models", "kl_1"), lambda s: policy(0.5, text_loss=0.97, rm_score=0.66)),  # a cheap remedy
+        (
+            7,
+            ("models", "kl_1"),
+            lambda s: policy(0.5, text_loss=1.0, rm_score=0.66),
+        ),  # it restores, if no more than that
+        (7, ("models", "kl_1"), lambda s: policy(0.5, text_loss=1.0, rm_score=0.6)),  # for a little of the score
         (7, ("models", "kl_3", "rm_score"), lambda s: 0.66),  # the largest coefficient costs nothing
         (7, ("models", "ppo_ptx", "text_loss"), lambda s: 1.03),  # not restored; other coefficients do not help it
         (8, ("models", "lr_16", "utility"), lambda s: 3.4 + 0.1 * s),
@@ -363,6 +394,7 @@ def change(*path: str, to: Callable[[int], Any]) -> list[dict[str, Any]]:
         (10, ("over", str(GOLD_RM_PROMPTS[0])), lambda s: overoptimized(3.5, 60)),
         (10, ("over", str(GOLD_RM_PROMPTS[0])), lambda s: overoptimized(20, 60)),  # never turns
         (10, ("best_of", str(GOLD_RM_PROMPTS[0])), lambda s: best_of_n(1.6)),
+        (10, ("over", str(GOLD_RM_PROMPTS[1])), lambda s: overoptimized(1.3 + 0.001 * s, 480)),  # further in with more
     ],
 )
 def test_a_claim_that_does_not_hold_is_reported_as_such(claim: int, path: tuple[str, ...], to: Callable[[int], Any]):

@@ -2,13 +2,14 @@
 
 A figure is a mean over seeds with its 95 % interval by Student's t: seeds are what is repeated here. Differences are taken
 seed by seed. A claim holds where the rule in its `rule` does, and every quantity of a rule is among its figures; the rules were
-written down before seeds 1 to 5 were run, and tried on seed 0.
+written down before any figure of seeds 1 to 5 was looked at, and tried on seed 0.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,12 @@ A_FEW_POINTS = 0.06
 NEAR_AGREEMENT = 0.05
 """How often a reward model and how often a labeler agrees with a labeler: near if they differ by at most this."""
 
+OVERFITS = 0.01
+"""A validation loss that has risen by this above its least, in nats, has overfitted; one that has risen by less has not."""
+
+MUCH_SCORE = 0.25
+"""A share of PPO's gain in score: a remedy that costs this much more of it than PPO-ptx does costs much more."""
+
 EARLY = 1 / 3
 """SFT's validation loss is least within this part of its epochs."""
 
@@ -51,10 +58,11 @@ class Figure(NamedTuple):
 
     def row(self) -> dict[str, Any]:
         """As it is written."""
-        return {"mean": round(self.mean, 4), "ci95": [round(self.low, 4), round(self.high, 4)]}
+        ends = [round(end, 4) if math.isfinite(end) else None for end in (self.low, self.high)]
+        return {"mean": round(self.mean, 4), "ci95": ends}
 
 
-def figure(values: Sequence[float]) -> Figure:
+def figure(values: Sequence[float] | np.ndarray) -> Figure:
     """Mean of one value per seed, with its interval; no interval (infinite) of a single seed."""
     x = np.asarray(values, dtype=float)
     mean = float(x.mean())
@@ -157,19 +165,18 @@ def pairs_overfit(seeds: Sequence[Measures]) -> Finding:
     """Claim 5."""
 
     def rise(name: str) -> np.ndarray:
-        """Validation loss at the end of the epoch above its least."""
+        """Validation loss at the last validation of the epoch above its least."""
         losses = [row["rm_curves"][name]["val/loss"] for row in seeds]
         return np.array([loss[-1] - min(loss) for loss in losses])
 
     def last(name: str, key: str) -> np.ndarray:
-        """At the end of the epoch."""
+        """At the last validation of the epoch."""
         return np.array([row["rm_curves"][name][key][-1] for row in seeds])
 
     passes = np.array(_of(seeds, "forward_passes", "pairs")) / np.array(_of(seeds, "forward_passes", "kwise"))
     figures = {
         "rise of validation loss within the epoch, pairs": figure(rise("rm_pairs")),
         "rise of validation loss within the epoch, rankings": figure(rise("rm_kwise")),
-        "rise, pairs less rankings": figure(rise("rm_pairs") - rise("rm_kwise")),
         "final validation loss, pairs less rankings": figure(
             last("rm_pairs", "val/loss") - last("rm_kwise", "val/loss")
         ),
@@ -178,9 +185,11 @@ def pairs_overfit(seeds: Sequence[Measures]) -> Finding:
         ),
         "completions computed, pairs by rankings": figure(passes),
     }
-    more, loss, accuracy = list(figures.values())[2:5]
-    holds = more.low > 0 and loss.low > 0 and accuracy.high < 0
-    return Finding(figures, "final validation loss, pairs less rankings", holds)
+    quoted = "final validation loss, pairs less rankings"
+    overfit = figures["rise of validation loss within the epoch, pairs"].low > OVERFITS
+    spared = figures["rise of validation loss within the epoch, rankings"].high < OVERFITS
+    worse = figures[quoted].low > 0 and figures["final accuracy, pairs less rankings"].high < 0
+    return Finding(figures, quoted, overfit and spared and worse)
 
 
 def score_selects_later(seeds: Sequence[Measures]) -> Finding:
@@ -188,18 +197,30 @@ def score_selects_later(seeds: Sequence[Measures]) -> Finding:
     least = np.array([1 + int(np.argmin(row["sft_curve"]["val/loss"])) for row in seeds])
     best = np.array([1 + int(np.argmax(row["sft_curve"]["val/rm_score"])) for row in seeds])
     epochs = np.array([len(row["sft_curve"]["val/loss"]) for row in seeds])
+
+    def rise(row: Measures) -> float:
+        """Mean score of the epochs behind the one of least loss, less the score at that one; 0 if it is the last."""
+        scores, turn = row["sft_curve"]["val/rm_score"], int(np.argmin(row["sft_curve"]["val/loss"]))
+        return float(np.mean(scores[turn + 1 :]) - scores[turn]) if scores[turn + 1 :] else 0.0
+
     figures = {
         "epoch of least validation loss": figure(least),
         "epoch of best reward-model score": figure(best),
         "epochs later": figure(best - least),
-        "validation loss at the end by its least": figure(
-            [row["sft_curve"]["val/loss"][-1] / min(row["sft_curve"]["val/loss"]) for row in seeds]
+        "validation loss at the end less its least": figure(
+            [row["sft_curve"]["val/loss"][-1] - min(row["sft_curve"]["val/loss"]) for row in seeds]
         ),
+        "score after the epoch of least loss, less the score at it": figure([rise(row) for row in seeds]),
         "win rate of the later over the earlier": figure(_of(seeds, "sft", "best_score", "win_rate_vs_least_loss")),
     }
     quoted = "win rate of the later over the earlier"
-    early = figure(least / epochs).high <= EARLY
-    return Finding(figures, quoted, early and figures["epochs later"].low > 0 and figures[quoted].low > 0.5)
+    overfits = (
+        figure(least / epochs).high <= EARLY and figures["validation loss at the end less its least"].low > OVERFITS
+    )
+    rises = (
+        figures["score after the epoch of least loss, less the score at it"].low > 0 and figures["epochs later"].low > 0
+    )
+    return Finding(figures, quoted, overfits and rises and figures[quoted].low > 0.5)
 
 
 def alignment_tax(seeds: Sequence[Measures]) -> Finding:
@@ -213,12 +234,11 @@ def alignment_tax(seeds: Sequence[Measures]) -> Finding:
         earned[arm] = (_model(seeds, arm, "rm_score") - score) / gain
         figures[f"{arm}: text loss by its start's"] = figure(kept[arm])
         figures[f"{arm}: share of PPO's gain in score"] = figure(earned[arm])
-    beaten = True
+    beaten = costly = True
     for arm in kl_arms:
-        loss = figures[f"text loss, {arm} less ppo_ptx"] = figure(kept[arm] - kept["ppo_ptx"])
         share = figures[f"share of the gain, ppo_ptx less {arm}"] = figure(earned["ppo_ptx"] - earned[arm])
-        beaten = beaten and (loss.low > 0 or share.low > 0)
-    costly = figures[f"share of the gain, ppo_ptx less {kl_arms[-1]}"].low > 0
+        costly = share.low > MUCH_SCORE  # in the end that of the largest coefficient
+        beaten = beaten and (figures[f"{arm}: text loss by its start's"].low > RESTORED or costly)
     taxed = figures["ppo: text loss by its start's"].low > RESTORED
     restored = figures["ppo_ptx: text loss by its start's"].high <= RESTORED
     return Finding(figures, "ppo: text loss by its start's", taxed and restored and beaten and costly)
@@ -277,24 +297,35 @@ def overoptimization_curve(row: Measures, size: int) -> dict[str, np.ndarray]:
     }
 
 
-def fit_rl(d: np.ndarray, gold: np.ndarray) -> tuple[float, float]:
-    """Alpha and beta of Gao et al.'s `d (alpha - beta log d)`, by least squares."""
-    return _fit(np.stack([d, -d * np.log(d)], 1), gold)
+class Form(NamedTuple):
+    """`d (alpha - beta g(d))` fitted to gold scores, with g the logarithm for PPO and the identity for best of n (Gao et al.)."""
+
+    alpha: float
+    beta: float
+    misfit: float
+    logarithmic: bool
+
+    def __call__(self, d: float) -> float:
+        """The gold score at sqrt(KL) of d; 0 at 0."""
+        if d <= 0:
+            return 0.0
+        return d * (self.alpha - self.beta * (math.log(d) if self.logarithmic else d))
+
+    def peak(self, end: float) -> float:
+        """Where it is highest between 0 and the end of the curve: there, or where its derivative is zero."""
+        places = [0.0, end]
+        if self.beta > 0:  # otherwise the derivative is zero at a least value
+            place = math.exp(min(self.alpha / self.beta - 1, 700)) if self.logarithmic else self.alpha / (2 * self.beta)
+            places.append(min(max(place, 0.0), end))
+        return max(places, key=self)
 
 
-def fit_best_of_n(d: np.ndarray, gold: np.ndarray) -> tuple[float, float]:
-    """Alpha and beta of `d (alpha - beta d)`, by least squares."""
-    return _fit(np.stack([d, -(d**2)], 1), gold)
-
-
-def _fit(design: np.ndarray, gold: np.ndarray) -> tuple[float, float]:
+def fit(d: np.ndarray, gold: np.ndarray, logarithmic: bool) -> Form:
+    """The form nearest to gold scores at d above 0, by least squares; its misfit is the root of the mean square."""
+    design = np.stack([d, -d * (np.log(d) if logarithmic else d)], 1)
     alpha, beta = np.linalg.lstsq(design, gold, rcond=None)[0]
-    return float(alpha), float(beta)
-
-
-def rl_peak(alpha: float, beta: float) -> float:
-    """Where `d (alpha - beta log d)` is highest: exp(alpha / beta - 1); infinite where it never falls."""
-    return math.exp(min(alpha / beta - 1, 700)) if beta > 0 else math.inf
+    misfit = float(np.sqrt(np.mean((design @ np.array([alpha, beta]) - gold) ** 2)))
+    return Form(float(alpha), float(beta), misfit, logarithmic)
 
 
 def best_of_n_curve(row: Measures, size: int) -> dict[str, np.ndarray]:
@@ -305,11 +336,6 @@ def best_of_n_curve(row: Measures, size: int) -> dict[str, np.ndarray]:
         "gold": np.array([(point["gold"] - one["gold"]) / one["gold_std"] for point in more]),
         "proxy": np.array([point["proxy"] - one["proxy"] for point in more]),
     }
-
-
-def best_of_n_peak(alpha: float, beta: float) -> float:
-    """Where `d (alpha - beta d)` is highest: alpha / (2 beta); infinite where it never falls."""
-    return alpha / (2 * beta) if beta > 0 else math.inf
 
 
 def fall_after_peak(curves: Sequence[Mapping[str, np.ndarray]]) -> tuple[list[float], list[float]]:
@@ -329,32 +355,44 @@ def fall_after_peak(curves: Sequence[Mapping[str, np.ndarray]]) -> tuple[list[fl
 
 
 def overoptimization(seeds: Sequence[Measures]) -> Finding:
-    """Claim 10."""
+    """Claim 10, by PPO and by best of n."""
     figures: dict[str, Figure] = {}
-    places: dict[tuple[str, int], np.ndarray] = {}
-    turns = True
-    smallest, largest = GOLD_RM_PROMPTS[0], GOLD_RM_PROMPTS[-1]
-    ways = (
-        ("PPO", overoptimization_curve, lambda d, gold: rl_peak(*fit_rl(d, gold))),
-        ("best of n", best_of_n_curve, lambda d, gold: best_of_n_peak(*fit_best_of_n(d, gold))),
-    )
-    for way, curve_of, peak_of in ways:
+    holds = True
+    for way, curve_of in (("PPO", overoptimization_curve), ("best of n", best_of_n_curve)):
+        peaks = []
         for size in GOLD_RM_PROMPTS:
             curves = [curve_of(row, size) for row in seeds]
-            kept = [(curve["d"][curve["d"] > 0], curve["gold"][curve["d"] > 0], curve["d"].max()) for curve in curves]
-            places[way, size] = np.array([min(max(peak_of(d, gold), 0.0), end) for d, gold, end in kept])
-            falls, rises = map(figure, fall_after_peak(curves))
-            name = f"{way}, {size} ranked prompts"
-            figures[f"{name}: gold score from its peak to the end"] = falls
-            figures[f"{name}: proxy score in the same time"] = rises
-            figures[f"{name}: sqrt(KL) at the fitted peak"] = figure(places[way, size])
-            if size == smallest:
-                turns = turns and falls.high < 0 and rises.low > 0
-        figures[f"{way}: sqrt(KL) at the peak, most data less least"] = figure(
-            places[way, largest] - places[way, smallest]
-        )
-    moved = all(figures[f"{way}: sqrt(KL) at the peak, most data less least"].low > 0 for way, _, _ in ways)
-    return Finding(figures, "PPO: sqrt(KL) at the peak, most data less least", turns and moved)
+            found, places = _one_size(f"{way}, {size} ranked prompts", curves, logarithmic=way == "PPO")
+            figures |= found
+            peaks.append(places)
+            if size == GOLD_RM_PROMPTS[0]:
+                falls, rises, *_ = found.values()
+                holds = holds and falls.high < 0 and rises.low > 0
+        for (less, more), (near, far) in zip(pairwise(GOLD_RM_PROMPTS), pairwise(peaks), strict=True):
+            step = figures[f"{way}: sqrt(KL) at the peak, {more} less {less} prompts"] = figure(far - near)
+            holds = holds and step.high >= 0
+        most = figures[f"{way}: sqrt(KL) at the peak, most data less least"] = figure(peaks[-1] - peaks[0])
+        holds = holds and most.low > 0
+    return Finding(figures, "PPO: sqrt(KL) at the peak, most data less least", holds)
+
+
+def _one_size(
+    name: str, curves: Sequence[Mapping[str, np.ndarray]], logarithmic: bool
+) -> tuple[dict[str, Figure], np.ndarray]:
+    """The figures of one reward model's curves, and the fitted peak of each seed."""
+    forms = [fit(curve["d"][curve["d"] > 0], curve["gold"][curve["d"] > 0], logarithmic) for curve in curves]
+    ends = np.array([curve["d"].max() for curve in curves])
+    peaks = np.array([form.peak(end) for form, end in zip(forms, ends.tolist(), strict=True)])
+    falls, rises = fall_after_peak(curves)
+    return {
+        f"{name}: gold score from its peak to the end": figure(falls),
+        f"{name}: proxy score in the same time": figure(rises),
+        f"{name}: alpha": figure([form.alpha for form in forms]),
+        f"{name}: beta": figure([form.beta for form in forms]),
+        f"{name}: misfit of the form": figure([form.misfit for form in forms]),
+        f"{name}: sqrt(KL) at the fitted peak": figure(peaks),
+        f"{name}: share of seeds whose fitted peak is the end": figure(peaks >= ends),
+    }, peaks
 
 
 class Claim(NamedTuple):
@@ -385,18 +423,20 @@ CLAIMS = (
           "who like long answers. Labelers of this world differ in noise more than in taste, so a "
           "scorer with the training labelers' mean taste predicts the held-out ones, who are less noisy, as well."),
     Claim(5, "Shuffled pairs overfit within an epoch, all pairs of a prompt in one element do not", "so stated (section 3.5)",
-          "with pairs the validation loss rises more within the epoch and ends higher, the accuracy ends lower", pairs_overfit,
+          f"with pairs the validation loss rises by more than {OVERFITS} above its least within the epoch, with rankings by "
+          "less; with pairs it ends higher, and the accuracy lower", pairs_overfit,
           "Tried on seed 0: pairs eight a step as the rankings are, so that they take more than ten times the steps (they end at "
           "the same loss, more accurate). A model of a million parameters, trained from scratch, does not learn completions by "
           "heart in the five visits that pairs make."),
     Claim(6, "SFT's validation loss is least early, the reward-model score is highest later; the later model is better",
           "after one epoch of 16; selection by score (section 3.5)",
-          "the loss is least in the first third, the score's best epoch is later, and its model is preferred",
+          f"the loss is least in the first third and ends {OVERFITS} higher, the score is higher behind that epoch and best "
+          "later, and the model of the best score is preferred",
           score_selects_later),
     Claim(7, "PPO raises the text loss; ptx restores it, a larger KL coefficient does not or costs much more score",
           "ptx_coef of 20 or more restores, a KL coefficient of 2 does not (Appendix E.6, E.7)",
-          f"PPO ends above {RESTORED} of its start's text loss, PPO-ptx below; every kl_coef has a higher text loss than PPO-ptx "
-          "or less of the score, the largest less of the score", alignment_tax),
+          f"PPO ends above {RESTORED} of its start's text loss, PPO-ptx below; every kl_coef ends above too or costs "
+          f"{MUCH_SCORE} of PPO's gain in score more than PPO-ptx does, the largest costs that", alignment_tax),
     Claim(8, "Large policy learning rates diverge without ptx, less so with it",
           "above 8.05e-6 all diverged without (Appendix E.9)",
           f"at the largest rate PPO's utility ends below its start's and its text loss above {COLLAPSED:g} times its start's; "
@@ -405,8 +445,9 @@ CLAIMS = (
           f"the rates differ by at most {ABOUT_AS_OFTEN}, both above one half", held_out_preference),
     Claim(10, "Over-optimization: gold score turns while proxy score rises; the peak moves right with more data",
           "Gao et al. (2022), figure 1 and section 3.3",
-          "with least data gold falls after its peak (found on the other seeds) while proxy rises, the fitted peak is further "
-          "out with most data, by PPO and by best of n", overoptimization),
+          "with least data gold falls after its peak (found on the other seeds) while proxy rises; the fitted peak is further "
+          "out with most data than with least, and with no size nearer than with the one before; by PPO and by best of n",
+          overoptimization),
 )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -44,10 +43,15 @@ class Ledger:
         """Note what files say what the jobs are, or check that they still say the same.
 
         Raises:
-            ValueError: some have changed since the first job: what is done would be mixed with something else.
+            ValueError: some have changed since the first job, or nothing says what they were: what is done would be mixed
+                with something else.
         """
         found = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(sources)}
         noted = self.directory / "sources.txt"
+        if not noted.is_file() and any(self.directory.glob("*.json")):
+            raise ValueError(
+                f"{self.directory} says what is done, but not with which sources: move {self.directory.parent} away"
+            )
         if noted.is_file():
             before = json.loads(noted.read_text(encoding="utf-8"))
             changed = sorted(name for name in {*found, *before} if found.get(name) != before.get(name))
@@ -95,7 +99,6 @@ def run(jobs: Sequence[Job], ledger: Ledger, lanes: int) -> dict[str, str]:
     done = {name for name in names if ledger.file(name).is_file()}
     waiting = [job for job in jobs if job.name not in done]
     failed: dict[str, str] = {}
-    lock = threading.Lock()
     with ThreadPoolExecutor(lanes) as pool:
         running: dict[Future[None], Job] = {}
         while waiting or running:
@@ -105,8 +108,7 @@ def run(jobs: Sequence[Job], ledger: Ledger, lanes: int) -> dict[str, str]:
                     failed[job.name] = f"needs {', '.join(broken)}"
                     waiting.remove(job)
                 elif len(running) < lanes and all(need in done for need in job.needs):
-                    with lock:
-                        print(f"{time.strftime('%H:%M:%S')} {job.name}", flush=True)
+                    print(f"{time.strftime('%H:%M:%S')} {job.name}", flush=True)
                     running[pool.submit(ledger.do, job)] = job
                     waiting.remove(job)
             if not running:

@@ -9,7 +9,7 @@ def claims_table(report: dict[str, Any]) -> str:
     """One line per claim."""
     lines = ["| | the paper's finding | paper | here (95 % CI over seeds) | holds |", "|---|---|---|---|---|"]
     for row in report["claims"]:
-        here = f"{row['ours_is']}: {_figure({'mean': row['ours'], 'ci95': row['ci95']})}"
+        here = f"{row['ours_is']}: {shown({'mean': row['ours'], 'ci95': row['ci95']})}"
         lines.append(f"| {row['id']} | {row['claim']} | {row['paper']} | {here} | {'yes' if row['holds'] else 'no'} |")
     held = sum(row["holds"] for row in report["claims"])
     lines += ["", f"{held} of {len(report['claims'])} hold; {_where(report)}."]
@@ -26,15 +26,16 @@ def figures_tables(report: dict[str, Any]) -> str:
             "",
             "| figure | mean over seeds (95 % CI) |",
             "|---|---|",
-            *[f"| {name} | {_figure(value)} |" for name, value in row["figures"].items()],
+            *[f"| {name} | {shown(value)} |" for name, value in row["figures"].items()],
         ]
         parts.append("\n".join(lines))
     return "\n\n".join([*parts, f"{_where(report)}."])
 
 
-def _figure(value: dict[str, Any]) -> str:
-    low, high = value["ci95"]
-    return f"{value['mean']:.3g} ({low:.3g} to {high:.3g})"
+def shown(value: dict[str, Any]) -> str:
+    """A mean with its interval."""
+    ends = ["unknown" if end is None else f"{end:.3g}" for end in value["ci95"]]  # of a single seed
+    return f"{value['mean']:.3g} ({' to '.join(ends)})"
 
 
 def _where(report: dict[str, Any]) -> str:
