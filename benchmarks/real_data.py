@@ -30,6 +30,9 @@ from benchmarks.real.stages import Stages
 RM_BATCH = 8
 """Of configs/smollm2/rm.yaml."""
 
+MEASURED_BY = [Path(__file__).parent / name for name in ("baselines.py", "real/figures.py")]
+"""What says how the reward model's figures are computed."""
+
 SCORED = {"cpu": 16, "cuda": 128}
 """Device -> replies scored at a time."""
 
@@ -76,12 +79,12 @@ class Figures:
         return self._kept(self.work / f"rm/figures-{export.name}.json", inputs, compute)
 
     def _kept(self, path: Path, inputs: Sequence[Path], compute: Callable[[], Row]) -> Row:
-        """From its file, if it was computed from the same data before."""
+        """From its file, if it was computed from the same data in the same way before."""
         import torch
 
         from lit_instructgpt.hashes import hash_of
 
-        hashes = [hash_of(str(file)) for file in inputs]
+        hashes = [hash_of(str(file)) for file in [*inputs, *MEASURED_BY]]
         if not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["inputs"] != hashes:
             start = time.perf_counter()
             with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16-mixed"):

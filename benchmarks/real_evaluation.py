@@ -36,6 +36,9 @@ FILES = {
 }
 """Evaluation -> its file below ``DATA/eval``."""
 
+MAX_RESPONSE_TOKENS = 256
+"""What the reward model reads of a reply, as in its training."""
+
 HUMAN_PAIRS = ("tulu1", "pandalm", "pandalm_kwise", "llmbar")
 ORDER = ("text-davinci-001", "text-davinci-002", "text-davinci-003")
 OUTPUTS = "self_instruct_252/predictions.jsonl.gz"
@@ -132,7 +135,8 @@ class Evaluations:
             "evaluate_rm",
             ["evaluate_rm", "--models.rm", str(rm), *(f"--comparisons.{name}={self.used[name]}" for name in HUMAN_PAIRS),
              "--outputs", str(self.used["outputs"]), "--order", json.dumps(ORDER), "--reading.max_prompt_tokens", "512",
-             "--reading.max_response_tokens", "256", "--reading.max_tokens", "768", "--device", self.device,
+             "--reading.max_response_tokens", str(MAX_RESPONSE_TOKENS), "--reading.max_tokens", "768",
+             "--device", self.device,
              "--out", str(out)],
             [rm, *(self.used[name] for name in (*HUMAN_PAIRS, "outputs"))], out,
         )  # fmt: skip
@@ -201,13 +205,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def numbers(found: dict[str, Any]) -> dict[str, Any]:
-    """Of what evaluate_rm wrote: per file what was accepted, pair accuracy and calibration; agreement; the systems' order."""
+    """Of what evaluate_rm wrote: per file what was measured, pair accuracy and calibration; agreement; the systems' order."""
     kept = ("pair_accuracy", "ci95", "num_pairs", "num_tied", "num_prompts", "length_baseline", "per_source")
     pairs = {
         name: {
             **{key: row[key] for key in kept},
             "ece": row["calibration"]["ece"],
-            "rows": found["files"][name]["rows"],
+            "measured": found["files"][name]["measured"],
         }
         for name, row in found["models"]["rm"].items()
     }

@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/performance.md from benchmarks/results: `python -m benchmarks.tables`."""
+"""Writes the tables of README.md and docs from benchmarks/results: `python -m benchmarks.tables`."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ def real_data_figures(results: dict[str, Any]) -> str:
         f"{reward_model_table(results)}\n\nPair accuracy along the epoch:\n\n{chr(10).join(curve)}\n\n"
         f"The policies on {results['num_prompts']} held-out prompts, judged by that reward model:\n\n{chr(10).join(policies)}\n\n"
         f"`{results['command']}`, seed {results['seed']}, {results['hardware']}, torch {results['versions']['torch']}, "
-        f"{results['precision']}. Trained on {taken}; demonstrations: {demos}; "
+        f"{results['precision']}. Selected for training: {taken}, of which {results['num_rankings_trained']} rankings are "
+        f"within the limit of tokens; demonstrations: {demos}; "
         f"{results['selection']['episodes']} episodes of PPO. Minutes: {minutes}.\n\n{notes}"
     )
 
@@ -283,7 +284,7 @@ def paper_figures(results: dict[str, Any]) -> str:
 
 def real_evaluation(results: dict[str, Any]) -> str:
     """The evaluation commands on public files and human judgements."""
-    from benchmarks.real_evaluation import ORDER, SHOWN
+    from benchmarks.real_evaluation import MAX_RESPONSE_TOKENS, ORDER, SHOWN
 
     models = list(results["benchmark"])
     lines = [f"| figure (95 % CI over items) | {' | '.join(models)} |", "|---" * (1 + len(models)) + "|"]
@@ -304,7 +305,7 @@ def real_evaluation(results: dict[str, Any]) -> str:
         agreed = (reward["agreement"].get(name) or {}).get("labelers")
         among = f"{agreed['agreement']:.1%} of {agreed['num_pairs']}" if agreed else "one ranking a pair"
         pairs.append(
-            f"| {name} | {row['rows']} of {results['taken'][name]['taken']} | {row['num_pairs']} | {row['num_tied']} "
+            f"| {name} | {row['measured']} of {results['taken'][name]['taken']} | {row['num_pairs']} | {row['num_tied']} "
             f"| {row['pair_accuracy']:.1%} ({low:.1%} to {high:.1%}) | {row['length_baseline']:.1%} | {row['ece']:.3f} "
             f"| {among} |"
         )
@@ -326,7 +327,10 @@ def real_evaluation(results: dict[str, Any]) -> str:
         f"rises at {rising['mean']:.1%} of the prompts ({rising['ci95'][0]:.1%} to {rising['ci95'][1]:.1%}; by chance 16.7 %)."
     )
     drawn = ", ".join(f"{row['taken']} of {row['records']} of {name}" for name, row in results["taken"].items())
-    how = f"`{results['command']}`, {_where(results)}. Drawn by chance, seed {results['seed']}: {drawn}; Winogender whole."
+    how = (
+        f"`{results['command']}`, {_where(results)}. Drawn by chance, seed {results['seed']}: {drawn}; Winogender whole. The "
+        f"reward model reads {MAX_RESPONSE_TOKENS} tokens of a reply; rankings whose prompt is over its limit are left out."
+    )
     return "\n\n".join(["\n".join(lines), "\n".join(pairs), "\n".join(systems), said, how])
 
 

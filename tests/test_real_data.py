@@ -27,7 +27,7 @@ from benchmarks.real.selection import (
     to_messages,
     write,
 )
-from benchmarks.real.stages import Stages
+from benchmarks.real.stages import HARDWARE, Stages
 from benchmarks.real_data import main as real_data_main
 from benchmarks.real_evaluation import main as real_evaluation_main
 from benchmarks.real_evaluation import sample
@@ -142,7 +142,7 @@ def folder(place: Path) -> Path:
              "split": s} for s in ("train", "valid") for n in range(30)],
         "prompts": lambda name: [{"id": f"{s}{n}", "format": "plain", "prompt": f"Say {n}", "split": s}
                                  for s in ("train", "valid") for n in range(40)],
-        "text": lambda name: [{"text": f"{name} {n}", "source": "book"} for n in range(20)],
+        "text": lambda name: [{"text": f"{name} {n}", "source": f"Book {n % 8}, part {n // 8}"} for n in range(80)],
     }  # fmt: skip
     for kind, rows in kinds.items():
         for name in BUNDLE[kind]:
@@ -167,7 +167,8 @@ def test_selection_of_a_bundle_is_deterministic_and_keeps_the_splits_apart(tmp_p
         assert {row["response"] for row in demos} == {"ok"}, "the long ones are left out"
     texts = [{row["text"] for row in read(tmp_path / f"a/text.{split}.jsonl")} for split in ("train", "valid")]
     assert [len(found) for found in texts] == [8, 4]
-    assert not texts[0] & texts[1]
+    works = [{int(text.split()[1]) % 8 for text in found} for found in texts]
+    assert not works[0] & works[1], "no book is in both"
     assert {row["source"] for row in read(tmp_path / "a/comparisons.oasst1.valid.jsonl")} == {"oasst1"}
 
 
@@ -229,6 +230,9 @@ def test_stages_are_run_once_and_again_when_their_data_or_an_earlier_stage_chang
         return subprocess.CompletedProcess(line, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("trainer: {}")
+    monkeypatch.setitem(HARDWARE, "cpu", str(overlay))
     names = ["demonstrations.train", "demonstrations.valid", "comparisons.train", "comparisons.hh_helpful.valid",
              "prompts.train", "prompts.valid", "text.train", "text.valid"]  # fmt: skip
     for name in names:
@@ -258,6 +262,9 @@ def test_stages_are_run_once_and_again_when_their_data_or_an_earlier_stage_chang
     write(tmp_path / "work/data/text.valid.jsonl", [{"id": "another"}])
     stages()
     assert ran == ["evaluate"]
+    overlay.write_text("trainer: {max_epochs: 2}")
+    stages()
+    assert ran == ["sft", "rm", "ppo", "evaluate"], "the config of a stage is of its inputs"
     assert len(stages(seed=1).seconds) == len(ran) == 4
 
 

@@ -391,6 +391,7 @@ def test_prompts_too_long_for_one_model_are_left_out_for_all(
     assert [report["models"][name]["c"]["num_pairs"] for name in both] == [2, 2]
     assert [report["outputs"]["models"][name]["v1"]["num_outputs"] for name in both] == [2, 2]
     assert report["files"]["c"]["rows"] == 3
+    assert [report["files"][name]["measured"] for name in ("c", "outputs")] == [2, 2]
     left_out = "1 of 3 prompts have more than 24 tokens for some model and are left out for all"
     assert said == [f"comparisons.c: {left_out}", f"outputs: {left_out}"]
     long = write(tmp_path / "long.jsonl", [{**NEW[0], "prompt": prompts[1]}])

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import lit_instructgpt
 from lit_instructgpt.hashes import hash_of
 
 
@@ -33,7 +34,7 @@ class Commands:
         Args:
             name: of the note.
             args: of `lit-instructgpt`.
-            inputs: files and directories that it reads; known by their hashes.
+            inputs: files and directories that it reads; known by their hashes, as are its configs.
             made: what it writes; its parent is moved where it holds an `export`.
 
         Raises:
@@ -41,9 +42,12 @@ class Commands:
         """
         line = f"lit-instructgpt {' '.join(args)}"
         note = self.work / f"{name}.command.json"
-        given = {"command": line, "inputs": {str(path): hash_of(path) for path in inputs}}
+        configs = [Path(args[i + 1]) for i, arg in enumerate(args) if arg == "--config"]
+        given = {"command": line, "version": lit_instructgpt.__version__,
+                 "inputs": {str(path): hash_of(path) for path in [*inputs, *configs]}}  # fmt: skip
         stored = json.loads(note.read_text(encoding="utf-8")) if note.is_file() and made.exists() else {}
         if {key: stored.get(key) for key in given} != given:
+            note.unlink(missing_ok=True)
             make_room(made.parent if made.name == "export" else made)
             print(f"\n== {name}: {line}", flush=True)
             begin = time.perf_counter()

@@ -201,7 +201,7 @@ def select(data: Path, out: Path, size: Size, seed: int) -> Row:
         "demonstrations": f"without flag, of at most {size.max_demonstration_chars} characters, by chance; at most "
                           f"{size.demonstrations[0]} of a file",
         "prompts": "all of split train for PPO; held-out ones by chance from split valid",
-        "text": "documents by chance, others to measure the loss on",
+        "text": "pieces by chance; the loss is measured on books and articles of which none was trained on",
         "prompt": f"messages for the chat template, with the system line {SYSTEM!r}",
     }, "comparisons": {}, "demonstrations": {}}  # fmt: skip
     comparisons: dict[str, list[Row]] = {"train": [], "valid": []}
@@ -231,9 +231,21 @@ def select(data: Path, out: Path, size: Size, seed: int) -> Row:
     write(out / "prompts.valid.jsonl", held_out)
     report |= {"prompts_train": len(train), "prompts_valid": len(held_out)}
 
-    documents = [{"text": row["text"]} for _, path in find(data, "text") for row in read(path)]
-    num_train, num_valid = size.documents
-    chosen = drawn(documents, num_train + num_valid, seed)
-    write(out / "text.train.jsonl", chosen[:num_train])
-    write(out / "text.valid.jsonl", chosen[num_train:])
-    return report | {"text_train": num_train, "text_valid": num_valid, "episodes": size.episodes}
+    works = [split_by_work(read(path), seed) for _, path in find(data, "text")]
+    for split, part, num in zip(("train", "valid"), zip(*works, strict=True), size.documents, strict=True):
+        pieces = drawn([{"text": row["text"]} for rows in part for row in rows], num, seed)
+        write(out / f"text.{split}.jsonl", pieces)
+        report[f"text_{split}"] = len(pieces)
+    return report | {"episodes": size.episodes}
+
+
+def split_by_work(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
+    """Pieces to train on, and those of a quarter of the books or articles, of which no piece is trained on."""
+    of = [row["source"].rsplit(", part", 1)[0] for row in rows]
+    works = sorted(set(of))
+    random.Random(seed).shuffle(works)
+    held_out = set(works[: max(len(works) // 4, 1)])
+    parts: tuple[list[Row], list[Row]] = ([], [])
+    for row, work in zip(rows, of, strict=True):
+        parts[work in held_out].append(row)
+    return parts

@@ -85,6 +85,8 @@ def evaluate_rm(
     readers = [(load_tokenizer(path), read_format(path) or format or PromptFormat()) for path in models.values()]
     rankings = {name: fitting(rows, readers, reading, f"comparisons.{name}") for name, rows in rankings.items()}
     prompts = fitting(prompts, readers, reading, OUTPUTS) if prompts else []
+    for name in files:
+        files[name]["measured"] = len(prompts if name == OUTPUTS else rankings[name])
     check_order(prompts, along)
     shared = {name: shared_pairs(rows) for name, rows in rankings.items()}
     measured: dict[str, Measured] = {}

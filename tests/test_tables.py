@@ -1,0 +1,118 @@
+"""benchmarks.tables: the tables of human records, from results made by hand."""
+
+from typing import Any
+
+from benchmarks.real_evaluation import ORDER, SHOWN, numbers
+from benchmarks.tables import real_data, real_data_figures, real_evaluation
+
+
+def interval(mean: float, **more: Any) -> dict[str, Any]:
+    return {"mean": mean, "ci95": [mean - 0.1, mean + 0.1], "n": 40, **more}
+
+
+def source(accuracy: float, above: float) -> dict[str, Any]:
+    baseline = {
+        "accuracy": 0.5,
+        "ci95": [0.4, 0.6],
+        "rm_minus_this": above,
+        "ci95_of_difference": [above - 0.01, above + 0.01],
+    }
+    return {
+        "num_rankings": 30, "num_pairs": 44, "num_prompts": 30, "rm": {"accuracy": accuracy, "ci95": [0.55, 0.75]},
+        "length_baseline": baseline, "bag_of_words_baseline": baseline | {"l2": 3.0, "num_words": 9},
+        "rm_above_both": above > 0.01,
+    }  # fmt: skip
+
+
+RESULTS: dict[str, Any] = {
+    "command": "python benchmarks/real_data.py --data DIR", "seed": 0, "hardware": "2 CPU cores", "precision": "bf16-mixed",
+    "versions": {"torch": "2.13.0"}, "notes": ["a note"], "num_rankings_trained": 96, "num_prompts": 50,
+    "sources_with_rm_above_both": ["hh"], "reward_model": {"hh": source(0.661, 0.05), "oasst1": source(0.62, -0.03)},
+    "learning_curve": [
+        {"num_rankings": num, "sources": {name: {"accuracy": accuracy, "ci95": [0.5, 0.7]} for name in ("hh", "oasst1")}}
+        for num, accuracy in ((48, 0.6), (96, 0.661))
+    ],
+    "policies": {
+        "base": {"win_rate_vs_sft": 0.4, "ci95": [0.3, 0.5], "length_controlled_win_rate": 0.41, "rm_score": -1.5,
+                 "kl_to_init": 2.25, "text_loss": 3.5, "response_tokens": 60.2, "repetition": 0.03, "stop_rate": 0.9},
+    },
+    "selection": {
+        "comparisons": {"hh": {"train": 80, "train_pairs": 80}, "oasst1": {"train": 20, "train_pairs": 70}},
+        "demonstrations": {"dolly": {"train": 16, "valid": 4}}, "episodes": 320,
+    },
+    "seconds": {"sft": 60.0, "total": 3600.0},
+}  # fmt: skip
+
+
+def cells(table: str, first: str) -> list[str]:
+    """The row that begins so, without its ends."""
+    (row,) = [line for line in table.splitlines() if line.startswith(f"| {first} |")]
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_the_reward_model_on_human_rankings():
+    table = real_data(RESULTS)
+    assert cells(table, "hh") == [
+        "hh",
+        "44",
+        "66.1% (55.0% to 75.0%)",
+        "5.0 (4.0 to 6.0) of 50.0%",
+        "5.0 (4.0 to 6.0) of 50.0%",
+    ]
+    assert cells(table, "oasst1")[3] == "-3.0 (-4.0 to -2.0) of 50.0%"
+    assert "60 rankings to measure on, 96 to train on. Above both baselines: hh." in table
+
+
+def test_the_course_of_the_reward_model_and_the_policies():
+    page = real_data_figures(RESULTS)
+    assert cells(page, "48") == ["48", "60.0% (50.0% to 70.0%)", "60.0% (50.0% to 70.0%)"]
+    assert cells(page, "base") == [
+        "base",
+        "0.400 (0.300 to 0.500)",
+        "0.410",
+        "-1.500",
+        "2.250",
+        "3.500",
+        "60.2",
+        "0.030",
+        "0.900",
+    ]
+    assert "hh 80 rankings (80 pairs), oasst1 20 rankings (70 pairs), of which 96 rankings are within the limit" in page
+    assert "Minutes: sft 1, total 60." in page
+    assert page.endswith("- a note")
+
+
+def test_the_evaluations_on_public_files():
+    benchmark: dict[str, Any] = {}
+    for task, variant, key in SHOWN:
+        place = benchmark.setdefault(task, {})
+        (place.setdefault(variant, {}) if variant else place)[key] = interval(0.25)
+    pairs = {"pair_accuracy": 0.6, "ci95": [0.5, 0.7], "num_pairs": 18, "num_tied": 2, "num_prompts": 19,
+             "length_baseline": 0.55, "per_source": {}, "calibration": {"ece": 0.125}, "left": "out"}  # fmt: skip
+    scores = {
+        name: {"score": i / 2, "ci95": [0.0, 1.0], "num_outputs": 19, "num_empty": 0} for i, name in enumerate(ORDER)
+    }
+    found = {
+        "models": {"rm": {"tulu1": pairs}}, "agreement": {"tulu1": {"labelers": {"agreement": 0.75, "num_pairs": 12}}},
+        "files": {"tulu1": {"path": "x", "rows": 20, "measured": 19}},
+        "outputs": {"models": {"rm": scores}, "order": {"models": {"rm": {"mean_rises": True, "rising": interval(0.5)}}}},
+    }  # fmt: skip
+    report = {
+        "command": "python benchmarks/real_evaluation.py --data DIR", "seed": 0, "hardware": "2 CPU cores",
+        "versions": {"torch": "2.13.0"}, "taken": {"tulu1": {"records": 99, "taken": 20}},
+        "benchmark": {"base": benchmark, "sft": benchmark}, "reward_model": numbers(found),
+    }  # fmt: skip
+    page = real_evaluation(report)
+    assert cells(page, "hellaswag, accuracy_by_average, n = 40")[1:] == ["0.250 (0.150 to 0.350)"] * 2
+    assert cells(page, "tulu1")[1:] == [
+        "19 of 20",
+        "18",
+        "2",
+        "60.0% (50.0% to 70.0%)",
+        "55.0%",
+        "0.125",
+        "75.0% of 12",
+    ]
+    assert cells(page, ORDER[2])[1] == "1.000 (0.000 to 1.000)"
+    assert "rises at 50.0% of the prompts (40.0% to 60.0%; by chance 16.7 %)" in page
+    assert "20 of 99 of tulu1" in page
