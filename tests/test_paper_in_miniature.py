@@ -7,19 +7,25 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 from miniature.gold import judge
 from miniature.labelers import HELD_OUT, TRAINING
+from miniature.webtext import PAGE_HEADS
+from safetensors.torch import save_file
 
-from benchmarks.paper import claims
+from benchmarks.paper import claims, measure
 from benchmarks.paper.jobs import Job, Ledger, run
-from benchmarks.paper.measure import curve, head_to_head, preferences
+from benchmarks.paper.measure import curve, forward_passes, head_to_head, parameters, preferences
+from benchmarks.paper.prompted import MAX_PREFIX_TOKENS, candidates
 from benchmarks.paper.results import claims_table, figures_tables
 from benchmarks.paper.stages import ARMS, GOLD_RM_PROMPTS, Seed, by_all, by_truth, pairs_of
+from benchmarks.paper_in_miniature import main as paper_main
 
 # ------------------------------------------------------------------ jobs
 
@@ -83,6 +89,10 @@ def test_what_was_begun_with_other_sources_is_not_gone_on_with(tmp_path: Path):
     with pytest.raises(ValueError, match=r"work was begun with other .*stages\.py: move it away"):
         ledger.check_sources([source])
     assert ledger.seconds() == {}
+    (tmp_path / "work/done/sources.txt").unlink()
+    (tmp_path / "work/done/1-sft.json").write_text('{"name": "1/sft", "seconds": 1.0}')
+    with pytest.raises(ValueError, match="not with which sources"):
+        ledger.check_sources([source])
 
 
 @pytest.mark.parametrize(
@@ -198,6 +208,67 @@ def test_a_curve_has_the_rows_that_have_all_its_metrics(tmp_path: Path):
     assert curve(tmp_path, "val/loss", "val/pair_accuracy") == {
         "step": [2, 4], "val/loss": [2.0, 1.0], "val/pair_accuracy": [0.5, 0.6],
     }  # fmt: skip
+
+
+def test_completions_are_computed_once_in_rankings_and_twice_in_every_pair(tmp_path: Path):
+    write(tmp_path / "ranked/kwise.train.jsonl", [{"responses": ["a", "b", "c", "d"]}, {"responses": ["a", "b"]}])
+    write(tmp_path / "ranked/pairs.train.jsonl", [{"responses": ["a", "b"]}] * 7)  # 4 * 3 / 2 + 1
+    assert forward_passes(tmp_path) == {"kwise": 6, "pairs": 14}
+
+
+def test_parameters_are_the_numbers_of_all_weights(tmp_path: Path):
+    save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5)}, tmp_path / "model-1.safetensors")
+    save_file({"c": torch.zeros(2, 2, 2)}, tmp_path / "model-2.safetensors")
+    assert parameters(tmp_path) == 12 + 5 + 8
+
+
+def test_best_of_n_takes_the_highest_proxy_score_and_reports_its_gold_score(monkeypatch: Any, tmp_path: Path):
+    class Length:
+        """Scores by the number of letters, where it was trained on as many prompts."""
+
+        def __init__(self, model: str) -> None:
+            assert Path(model) == tmp_path / "gold_rm_60/export"
+
+        def __call__(self, prompts: list[str], texts: list[str]) -> list[float]:
+            return [float(len(text)) for text in texts]
+
+    monkeypatch.setattr(measure, "ModelReward", Length)
+    monkeypatch.setattr(measure, "BEST_OF", 2)
+    monkeypatch.setattr(measure, "judge", lambda gold, text: SimpleNamespace(utility=gold[text]))
+    rows = [{"prompt": "p", "responses": ["aaaa", "bb"], "gold": {"aaaa": 1.0, "bb": 3.0}},
+            {"prompt": "q", "responses": ["c", "ddd"], "gold": {"c": 2.0, "ddd": 4.0}}]  # fmt: skip
+    write(tmp_path / "best_of.jsonl", rows)
+    one, two = measure.best_of(tmp_path, 60)
+    assert one == {"n": 1, "kl": 0.0, "proxy": 2.5, "gold": 2.5, "gold_std": pytest.approx(np.std([1, 3, 2, 4]))}
+    assert (two["n"], two["proxy"], two["gold"]) == (2, 3.5, 2.5), "the longer ones: gold 1 and 4"
+    assert two["kl"] == pytest.approx(math.log(2) - 1 / 2)
+
+
+def test_prefixes_are_headings_alone_and_with_examples_as_far_as_they_fit(make_tokenizer: Callable[..., Any]):
+    demonstrations = [{"prompt": f"say {i}", "response": f"{i} it is"} for i in range(8)]
+    found = candidates(demonstrations, make_tokenizer(), 3)
+    assert {f"{head}\n" for head in PAGE_HEADS} <= set(found)
+    assert found == candidates(demonstrations, make_tokenizer(), 3)
+    for prefix in found:
+        head, *lines = prefix.removesuffix("\n").split("\n")
+        assert head in PAGE_HEADS
+        assert len(make_tokenizer()(prefix).input_ids) <= MAX_PREFIX_TOKENS
+        for number, answer in zip(lines[0::3], lines[1::3], strict=True):
+            assert answer == f"{number.removeprefix('say ')} it is"
+    assert candidates([{"prompt": "x " * 500, "response": "y"}] * 4, make_tokenizer(), 3) == [
+        f"{h}\n" for h in PAGE_HEADS
+    ]
+
+
+def test_other_seeds_do_not_take_the_place_of_what_is_published(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        paper_main(["--seeds", "0"])
+    assert "give --out FILE" in capsys.readouterr().err
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 # ------------------------------------------------------------------ figures
