@@ -37,8 +37,11 @@ def main(argv: list[str] | None = None) -> None:
     import torch
     import transformers
 
-    parser = argparse.ArgumentParser(prog="paper_in_miniature", description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser = argparse.ArgumentParser(prog="paper_in_miniature", description=__doc__,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=list(SEEDS), help="each a world, a start and an order of its own"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/paper"), help="where everything is trained")
     parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="commands at a time")
     parser.add_argument("--only", nargs="+", help="jobs to do, and what they need, for instance 0/ppo_ptx")

@@ -121,15 +121,17 @@ def hardware(device: str = "cpu") -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Select, train, measure, write."""
-    parser = argparse.ArgumentParser(prog="real_data", description="SFT, RM and PPO-ptx on real human records.")
-    parser.add_argument("--data", type=Path, required=True, help="a bundle, or a folder with the four files")
+    parser = argparse.ArgumentParser(prog="real_data", description="SFT, RM and PPO-ptx on real human records.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    parser.add_argument("--data", type=Path, required=True,
+                        help="folder with comparisons/, demonstrations/, prompts/, text/: see docs/data.md")  # fmt: skip
     parser.add_argument("--model", type=Path, default=Path("models/smollm2"), help="made by make smollm2")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/real_data.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/real_data.json"), help="JSON")
     parser.add_argument("--work", type=Path, default=Path("runs/real_data"), help="selection and runs")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn, and of the stages")
     parser.add_argument("--size", choices=list(SIZES), default="hour",
                         help="trial: a few records; hour: what two CPU cores do in about an hour; all: for a GPU")  # fmt: skip
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of training and figures")
     parser.add_argument(
         "--precision", default="bf16-mixed", help="trainer.precision; 32-true where the CPU has no bf16"
     )

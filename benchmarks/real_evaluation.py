@@ -150,17 +150,18 @@ def find_sources(data: Path) -> dict[str, Path]:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the commands, and write their figures."""
-    parser = argparse.ArgumentParser(prog="real_evaluation", description=__doc__)
+    parser = argparse.ArgumentParser(prog="real_evaluation", description=__doc__,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
     parser.add_argument("--data", type=Path, required=True, help="a bundle with a folder eval")
     parser.add_argument("--model", type=Path, default=Path("models/smollm2"), help="made by make smollm2")
     parser.add_argument("--trained", type=Path, default=Path("runs/real_data"), help="made by benchmarks/real_data.py")
-    parser.add_argument("--work", type=Path, default=Path("runs/real_evaluation"))
+    parser.add_argument("--work", type=Path, default=Path("runs/real_evaluation"), help="samples and results")
     parser.add_argument(
         "--num", type=int, default=200, help="records of each file, by chance; Winogender is taken whole"
     )
     parser.add_argument("--seed", type=int, default=0, help="of which are taken")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/real_evaluation.json"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the models")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/real_evaluation.json"), help="JSON")
     args = parser.parse_args(argv)
     models = {"base": args.model, "sft": args.trained / "sft/export", "ppo_ptx": args.trained / "ppo/export"}
     rm = args.trained / "rm/export"

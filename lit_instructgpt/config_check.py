@@ -46,12 +46,16 @@ def check_tool(argv: list[str], function: Callable[..., Any]) -> None:
     Raises:
         ConfigError: with every problem that was found.
     """
-    _check(argv, lambda: settings(function))
+    _check(argv, lambda: settings(function), once=True)
 
 
-def _check(argv: list[str], root: Callable[[], Group]) -> None:
+def _check(argv: list[str], root: Callable[[], Group], once: bool = False) -> None:
     checker = Checker()
     given = list(checker.options(argv))
+    names = [option for option, _ in given if option not in ("config", "c")]
+    if once:
+        twice = dict.fromkeys(name for name in names if names.count(name) > 1)
+        checker.problems += [f"--{name}: given twice, and the last alone would count" for name in twice]
     for option, value in given:
         if option in ("config", "c"):
             checker.read(value)

@@ -66,4 +66,9 @@ def readable(message: str) -> str:
         names = (re.sub(r"Expected an? |\. Got value: .*", "", text) for text in found)
         other = [f"expected {' or '.join(dict.fromkeys(names))}, got {value[:80]!r}"]
     text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", "; ".join(dict.fromkeys(other)))
+    if text.startswith("expected dict"):
+        text += f"; give --{key}.NAME VALUE"
+    lacking = re.match(r"expected a function.*: the following arguments are required: (\w+)$", text)
+    if lacking:
+        text = f"needs {lacking[1]}: give --{key}.{lacking[1]} VALUE"
     return f"{key}: {text}" if key else text

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 SIDECAR = "lit_instructgpt.json"
 """File in an exported directory: prompt format, stage, data hashes, versions, metrics."""
 
@@ -142,6 +144,20 @@ def read_format(path: str | Path) -> PromptFormat | None:
     """The format a directory was trained with; None for a model that was not written by this package."""
     stored = read_sidecar(path).get("format")
     return PromptFormat(**stored) if stored else None
+
+
+def format_for(path: str | Path, given: PromptFormat | None, tokenizer: Any) -> PromptFormat:
+    """How a directory's prompts are formatted: as it says, else as is asked for, else each as it is.
+
+    Says so where a chat model's own template is left out that way.
+    """
+    stored = read_format(path)
+    if stored is None and given is None and getattr(tokenizer, "chat_template", None):
+        rank_zero_warn(
+            f"{path} does not say how its prompts were formatted, and its tokenizer has a chat template: prompts are given "
+            f"as {PromptFormat().template!r}; for the template set format.chat_template to true"
+        )
+    return stored or given or PromptFormat()
 
 
 def format_dict(prompt_format: PromptFormat) -> dict[str, Any]:

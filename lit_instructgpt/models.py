@@ -198,11 +198,8 @@ def load_policy(source: ModelSource, tokenizer: Any, dtype: torch.dtype = torch.
             model = model.to(torch.get_default_device())
         else:
             config = without_dropout(read_config(source))
-            if any("SequenceClassification" in name for name in config.architectures or []):
-                raise ValueError(
-                    f"{source} is a reward model ({', '.join(config.architectures)}), which predicts no tokens: give the "
-                    "directory of a policy (SFT or PPOModule)"
-                )
+            if problem := policy_problem(source, config):
+                raise ValueError(problem)
             model = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=dtype, trust_remote_code=False, use_safetensors=True
             )
@@ -213,6 +210,16 @@ def load_policy(source: ModelSource, tokenizer: Any, dtype: torch.dtype = torch.
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
     )  # fmt: skip
     return model.train()
+
+
+def policy_problem(source: str, config: Any) -> str:
+    """Why a directory holds no policy, told by its config; empty where it does."""
+    if not any("SequenceClassification" in name for name in config.architectures or []):
+        return ""
+    return (
+        f"{source} is a reward model ({', '.join(config.architectures)}), which predicts no tokens: give the directory of a "
+        "policy (SFT or PPOModule)"
+    )
 
 
 def set_special_tokens(config: Any, tokenizer: Any) -> None:

@@ -76,8 +76,8 @@ class RecordError(ValueError):
                     *listed[:max_listed],
                     *([f"... and {more} more"] if more > 0 else []),
                     report.summary(),
-                    "Remedy: correct these lines, or set skip_bad_records to write them to a file and go on with the others "
-                    "(in a training config: reading.skip_bad_records, with reading.rejects for the file).",
+                    "Remedy: correct these lines, or set reading.skip_bad_records to true, and reading.rejects to the file to "
+                    "write them to, and go on with the others (in prepare: skip_bad_records).",
                 ]
             )
         )

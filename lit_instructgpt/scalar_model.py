@@ -56,17 +56,9 @@ class ScalarModel(nn.Module):
         """
         with quiet_loading():
             config = without_dropout(read_config(source))
-            trained = any("SequenceClassification" in name for name in config.architectures or [])
-            if need_head and not trained:
-                raise ValueError(
-                    f"{source} is no reward model ({', '.join(config.architectures or ['unknown'])}): its score head would be "
-                    "random; give a directory that RankingRM exported"
-                )
-            if trained and config.num_labels != 1:
-                raise ValueError(
-                    f"{source} is a classifier with {config.num_labels} labels: a reward model has one score; give the "
-                    "directory of a reward model, or of a causal language model to start one from"
-                )
+            trained = has_head(config)
+            if (need_head or trained) and (problem := reward_model_problem(source, config)):
+                raise ValueError(problem)
             config.num_labels = 1
             model = AutoModelForSequenceClassification.from_pretrained(
                 source, config=config, dtype=dtype, trust_remote_code=False, use_safetensors=True
@@ -145,6 +137,26 @@ class ScalarModel(nn.Module):
         """Writes the Hugging Face directory (safetensors)."""
         with quiet_loading():
             self.model.save_pretrained(path)
+
+
+def has_head(config: Any) -> bool:
+    """Whether a config is of a classifier, as reward models are."""
+    return any("SequenceClassification" in name for name in config.architectures or [])
+
+
+def reward_model_problem(source: str, config: Any) -> str:
+    """Why a directory holds no trained reward model, told by its config; empty where it does."""
+    if not has_head(config):
+        return (
+            f"{source} is no reward model ({', '.join(config.architectures or ['unknown'])}): its score head would be random; "
+            "give a directory that RankingRM exported"
+        )
+    if config.num_labels != 1:
+        return (
+            f"{source} is a classifier with {config.num_labels} labels: a reward model has one score; give the directory of a "
+            "reward model, or of a causal language model to start one from"
+        )
+    return ""
 
 
 @torch.no_grad()

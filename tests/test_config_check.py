@@ -304,6 +304,16 @@ def test_allowed_import_is_replaced_by_the_next(workplace: Path) -> None:
         allow_imports(["jsonargparse"])
 
 
+def test_an_option_that_is_given_twice_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        check_tool(["--models.a", "x", "--models.a=y", "--models.b", "z", "--out", "o"], models_tool)
+    assert caught.value.problems == ["--models.a: given twice, and the last alone would count"]
+
+
+def models_tool(models: dict[str, str], out: str) -> None:
+    """As evaluate and benchmark."""
+
+
 def tool(inputs: list[str], out: str, pii: Literal["drop", "keep"] = "drop", seed: int = 0) -> None:
     """A command."""
 

@@ -1,6 +1,7 @@
 """The report on exported models, against plain transformers models and loops."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from lit_instructgpt.evaluation.compare import evaluate
 from lit_instructgpt.evaluation.judging import Judges
 from lit_instructgpt.evaluation.policies import Evaluated, Samples
 from lit_instructgpt.evaluation.statistics import bootstrap_ci, length_controlled_win_rate
-from lit_instructgpt.formatting import SIDECAR, PromptFormat, format_dict
+from lit_instructgpt.formatting import SIDECAR, PromptFormat, format_dict, format_for
 from lit_instructgpt.records import Prompt
 from lit_instructgpt.sampling import Sampling
 
@@ -91,6 +92,18 @@ def test_the_report_is_what_is_written(found: Any):
             "win_rate_vs_sft", "ci95", "follows_instruction", "satisfies_constraint", "num_satisfies_constraint", "likert",
             "rm_score", "kl_to_init", "text_loss", "response_tokens", "stop_rate", "num_prompts", "length_histogram",
         } <= set(row)  # fmt: skip
+    assert {name: entry["rows"] for name, entry in report["files"].items()} == {
+        "prompts": len(PROMPTS),
+        "text": len(TEXT),
+    }
+    assert report["files"]["prompts"]["path"] == str(path / "p.jsonl")
+    named = report["directories"]
+    assert list(named) == ["models.sft", "models.ppo", "reward_model"]
+    assert all(len(entry["sha256"]) == 64 and entry["format"]["template"] == "{prompt}\n" for entry in named.values())
+    assert named["models.sft"]["sha256"] != named["models.ppo"]["sha256"]
+    assert report["settings"]["baseline"] == report["settings"]["init"] == "sft"
+    assert report["settings"]["judge"]["class_path"].endswith(".Judge")
+    assert report["settings"]["sampling"]["max_new_tokens"] == SAMPLING.max_new_tokens
     assert {
         "pair_accuracy", "ci95", "pair_accuracy_held_out_labelers", "ci95_held_out_labelers", "num_pairs",
         "length_baseline", "per_source", "calibration",
@@ -445,7 +458,7 @@ def test_with_few_prompts_the_interval_is_not_trusted(
             models, write(tmp_path / f"{num}.jsonl", rows), str(tmp_path / "r.json"), judge=Judge(), sampling=SAMPLING,
             reading=READING,
         )  # fmt: skip
-        assert (f"only {num} prompts: the intervals are too narrow" in capsys.readouterr().out) == said
+        assert (f"fewer than 30 prompts are too narrow; here are some of {num}" in capsys.readouterr().out) == said
 
 
 # ------------------------------------------------------------------ the interval
@@ -525,6 +538,39 @@ def test_options_that_would_be_ignored_are_refused_together(
     assert "sampling.num_samples is 4: evaluate samples one response per prompt" in str(caught.value)
     with pytest.raises(ValueError, match="held_out_comparisons are measured beside comparisons: give --comparisons"):
         evaluate(models, "p.jsonl", "r.json", reward_model=tiny_reward_dir("gpt2"), held_out_comparisons="h.jsonl")
+
+
+def test_wrong_places_are_named_together_before_anything_is_sampled(
+    models: dict[str, str], tiny_reward_dir: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(Evaluated, "__init__", lambda *_: pytest.fail("a model was loaded"))
+    asked = {**models, "rm": tiny_reward_dir("gpt2")}
+    with pytest.raises(ValueError, match=r"--models\.rm: .* is a reward model") as caught:
+        evaluate(
+            asked, "p.jsonl", str(tmp_path), judge=Judge(), init="runs/nope", reward_model=models["sft"], device="none"
+        )
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["--models.rm", "--init", "--reward_model", f"{tmp_path} is a directory",
+                                                      "device"]  # fmt: skip
+    with pytest.raises(ValueError, match=r"judge is called with \(records, responses\).*: give it as --pair_judge"):
+        evaluate(models, "p.jsonl", "r.json", judge=lambda records, first, second: [])
+    with pytest.raises(
+        ValueError, match=r"pair_judge is called with \(records, first, second\), which it does not take"
+    ):
+        evaluate(models, "p.jsonl", "r.json", pair_judge=Judge())
+
+
+def test_a_chat_model_of_unknown_format_is_warned_about(
+    make_dir: Callable[..., str], make_tokenizer: Callable[..., Any]
+):
+    plain, chat = make_tokenizer(), make_tokenizer()
+    chat.chat_template = "{{ messages[0].content }}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert format_for("runs/x", None, plain) == PromptFormat()
+        assert format_for("runs/x", PromptFormat(chat_template=True), chat) == PromptFormat(chat_template=True)
+    with pytest.warns(UserWarning, match=r"its tokenizer has a chat template: .*set format\.chat_template to true"):
+        assert format_for("runs/x", None, chat) == PromptFormat()
 
 
 def test_models_answer_the_prompts_that_fit_all_of_them(

@@ -44,7 +44,7 @@ def test_every_figure_is_found_with_its_own_interval():
         "deep": {"er": {"value": 7}},
     }  # fmt: skip
     assert dict(figures(content)) == {
-        ("accuracy",): Value(0.5, (0.4, 0.6)), ("loss",): Value(1.5, (1, 2)),
+        ("accuracy",): Value(0.5, (0.4, 0.6), 10), ("loss",): Value(1.5, (1, 2), 10),
         ("score",): Value(0.25, (0.2, 0.3)), ("deep", "er", "value"): Value(7, None),
     }  # fmt: skip
 
@@ -121,8 +121,70 @@ def test_a_report_is_a_result_too(tmp_path: Path):
 def test_files_of_the_same_name_are_told_apart(tmp_path: Path):
     files = [write(tmp_path / place / "x/tasks.json", BENCHMARK) for place in ("a", "b", "c")]
     assert list(report(str(tmp_path / "page.html"), files)["results"]) == ["tasks", "x/tasks", "c/x/tasks"]
-    twice = report(str(tmp_path / "page.html"), [files[0]] * 9)
-    assert len(twice["results"]) == 9
+    link = tmp_path / "d.json"
+    link.symlink_to(files[0])
+    with pytest.raises(ValueError, match=r"d\.json is named twice in results"):
+        report(str(tmp_path / "page.html"), [files[0], str(link)])
+
+
+def test_what_no_report_wrote_is_not_overwritten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    result = write(tmp_path / "x.json", BENCHMARK)
+    other = write(tmp_path / "other.json", POLICIES)
+    monkeypatch.chdir(tmp_path)
+    for out in (str(tmp_path / "x.html"), "x.html"):
+        for named, why in (
+            (result, "by this report's own JSON"),
+            ("x.json", "by this"),
+            (other, "and no report wrote it"),
+        ):
+            with pytest.raises(ValueError, match=rf"x\.json would be overwritten,? {why}.*: give another out"):
+                report(out, [named])
+    assert json.loads(Path(result).read_text()) == BENCHMARK
+    report("page.html", "x.json")
+    report("page.html", "other.json")
+    assert json.loads(Path("page.json").read_text())["seed"] == POLICIES["seed"], "a report takes the place of a report"
+
+
+def test_a_directory_without_training_curves_is_refused_and_the_run_above_it_named(tmp_path: Path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path / "sft")) as log:
+        log.add_scalar("train/loss", 1.0, 1)
+    (tmp_path / "sft/export").mkdir()
+    (tmp_path / "empty").mkdir()
+    report(str(tmp_path / "page.html"), runs={"sft": str(tmp_path / "sft")})
+    with pytest.raises(
+        ValueError, match=r"--runs\.a: .*export holds no training curves .*: give .*sft\n--runs\.b: .*logger"
+    ):
+        report(str(tmp_path / "page.html"), runs={"a": str(tmp_path / "sft/export"), "b": str(tmp_path / "empty")})
+
+
+def test_the_page_says_of_what_and_how_and_on_how_many_items(tmp_path: Path):
+    found = {
+        **BENCHMARK,
+        "models": {"sft": {"hellaswag": {"accuracy_by_sum": {"mean": 0.5, "ci95": [0.25, 0.75], "n": 12}}}},
+        "directories": {"models.sft": {"path": "runs/my/sft/export", "sha256": "ab"}},
+        "files": {"hellaswag": {"path": "data/my/hellaswag.jsonl", "sha256": "cd", "n": 12}},
+        "settings": {"limit": 12, "styles": ["none", "biased"], "scorer": None, "sampling": {"temperature": 0}},
+    }
+    report(str(tmp_path / "page.html"), [write(tmp_path / "b.json", found)])
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    words = Page(html).words
+    assert "0.250 to 0.750, n = 12" in words
+    assert "Intervals of fewer than 30 items are too narrow; here are some of 12." in words
+    for name, value in (("directories: models.sft", "runs/my/sft/export"), ("files: hellaswag", "data/my/hellaswag.jsonl"),
+                        ("limit", "12"), ("styles", "none, biased"), ("sampling: temperature", "0")):  # fmt: skip
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in html
+    assert "<dt>scorer</dt>" not in html
+
+
+def test_the_reward_models_score_is_not_shown_twice(tmp_path: Path):
+    models = {name: {**row, "utility": row["rm_score"]} for name, row in POLICIES["models"].items()}
+    for judge, shown in (("reward_model", False), ("judge", True)):
+        place = write(tmp_path / f"{judge}.json", {**POLICIES, "models": models, "wins_by": judge})
+        report(str(tmp_path / "page.html"), [place])
+        (table, *_) = tables((tmp_path / "page.html").read_text(encoding="utf-8"))
+        assert ("utility" in table) is shown
 
 
 HARNESS = {

@@ -391,7 +391,10 @@ def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path):
 
 
 def test_many_problems_are_counted(tmp_path: Path):
-    path = table(tmp_path / "c.csv", [{"sent_more": "", "sent_less": "b", "bias_type": "age"}] * 30)
+    wrong = {"sent_more": "", "sent_less": "b", "bias_type": "age"}
+    with pytest.raises(ValueError, match=r"c\.csv: in all of its 30 lines: sent_more: empty; fill it in$"):
+        read_crows_pairs(table(tmp_path / "c.csv", [wrong] * 30))
+    path = table(tmp_path / "c.csv", [{**wrong, "sent_more": "a"}, *[wrong] * 30])
     with pytest.raises(ValueError, match="and 10 more") as caught:
         read_crows_pairs(path)
     assert str(caught.value).count("sent_more: empty") == 20
@@ -454,7 +457,7 @@ def test_hellaswag_plain_and_zipped(tmp_path: Path):
 def test_prompts_as_text_or_as_published(tmp_path: Path):
     path = write(tmp_path / "p.jsonl", [{"prompt": "So he"}, {"prompt": {"text": "And she", "toxicity": None}}])
     assert read_prompts(path) == ["So he", "And she"]
-    with pytest.raises(ValueError, match=r"p\.jsonl:1: prompt\.text: must be a text that is not blank, found None"):
+    with pytest.raises(ValueError, match=r"p\.jsonl:1: prompt\.text: is not there"):
         read_prompts(write(tmp_path / "p.jsonl", [{"prompt": {}}]))
 
 
@@ -558,6 +561,7 @@ def keys(node: Any) -> set[str]:
         node.get("versions", ())
     )
     chosen |= {field.name for field in fields(Sampling)}  # of `sampling`
+    chosen |= {"models.sft", "models.ppo"}
     return {key for key in node if key not in chosen} | {key for value in node.values() for key in keys(value)}
 
 

@@ -167,10 +167,14 @@ def test_every_bad_line_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match=r"d\.jsonl:2: text: must be a text that is not blank, found ' '") as caught:
         toxicity_classifier([data], str(tmp_path / "out"))
     said = str(caught.value)
-    assert "d.jsonl:4: score: must be a number from 0 to 1, found 'nothing'" in said
+    assert "d.jsonl:4: score: is not there" in said
     assert "d.jsonl:5: score: must be a number from 0 to 1, found 1.5" in said
     assert "d.jsonl:6: score: must be a number from 0 to 1, found True" in said
     assert not (tmp_path / "out").exists()
+    with pytest.raises(
+        ValueError, match=r"d\.jsonl: in all of its 3 lines: txt: is not there; the fields are: text, score$"
+    ):
+        toxicity_classifier(write(tmp_path / "d.jsonl", [good] * 3), str(tmp_path / "out"), text="txt")
 
 
 def test_mistakes_are_named_together(tmp_path: Path):

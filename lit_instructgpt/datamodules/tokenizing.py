@@ -65,6 +65,12 @@ class Reading:
         """How many tokens a response may have behind a prompt of this length."""
         return min(self.max_response_tokens, self.max_tokens - num_prompt_tokens)
 
+    def shortened(self) -> str:
+        """The settings that make sequences shorter, for messages: together, as a prompt must leave room for a response."""
+        return (
+            f"reading.max_tokens ({self.max_tokens}), and reading.max_prompt_tokens ({self.max_prompt_tokens}) below it"
+        )
+
     def read(self, source: Source, kind: type[R], keep_all_tied: bool = False, say_unused: bool = True) -> list[R]:
         """The records of all sources, after saying what was read, left out and ignored.
 

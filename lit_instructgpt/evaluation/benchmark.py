@@ -22,9 +22,10 @@ from lit_instructgpt.evaluation.benchmark_files import (
     read_truthfulqa,
     read_winogender,
 )
+from lit_instructgpt.evaluation.inputs import devices, outs, policies
 from lit_instructgpt.evaluation.open_ended import CONTINUATION, AnswerJudge, Scorer
 from lit_instructgpt.evaluation.policies import Evaluated
-from lit_instructgpt.evaluation.provenance import callable_entry
+from lit_instructgpt.evaluation.provenance import callable_entry, directory_entry
 from lit_instructgpt.evaluation.tables import say_few
 from lit_instructgpt.evaluation.tasks import Style, TruthfulPrompt
 from lit_instructgpt.hashes import digest
@@ -49,8 +50,8 @@ def benchmark(
     winogender: str | None = None,
     hellaswag: str | None = None,
     realtoxicityprompts: str | None = None,
-    styles: list[Style] | None = None,
-    truthfulqa_prompts: list[TruthfulPrompt] | None = None,
+    styles: Style | list[Style] | None = None,
+    truthfulqa_prompts: TruthfulPrompt | list[TruthfulPrompt] | None = None,
     truthfulqa_answers: bool = False,
     truthfulqa_judge: AnswerJudge | None = None,
     hellaswag_shots: str | None = None,
@@ -98,18 +99,22 @@ def benchmark(
     }  # fmt: skip
     named = {name: path for name, path in files.items() if path is not None}
     options = Options(
-        list(dict.fromkeys(truthfulqa_prompts or ["qa"])), truthfulqa_answers or truthfulqa_judge is not None, truthfulqa_judge,
-        hellaswag_shots, num_shots, list(dict.fromkeys(styles or tasks.STYLES)), scorer, sampling or CONTINUATION, batch_size,
+        several(truthfulqa_prompts) or ["qa"], truthfulqa_answers or truthfulqa_judge is not None, truthfulqa_judge,
+        hellaswag_shots, num_shots, several(styles) or list(tasks.STYLES), scorer, sampling or CONTINUATION, batch_size,
     )  # fmt: skip
     _check(models, set(named), options, bool(styles), bool(truthfulqa_prompts), limit)
     items = {name: READERS[name](path)[:limit] for name, path in named.items()}
     plan = _plan(items, options)
+    asked = {f"models.{name}": directory for name, directory in models.items()}
+    if problems := [*policies(asked), *outs(out), *devices(device)]:
+        raise ValueError("\n".join(problems))
     report: dict[str, Any] = {
         "kind": "benchmark",
         "models": {name: {} for name in models},
         "files": {
             name: {"path": path, "sha256": digest(Path(path)), "n": len(items[name])} for name, path in named.items()
         },
+        "directories": {option: directory_entry(directory) for option, directory in asked.items()},
         "settings": {"limit": limit, **_settings(options), "device": device},
         "seed": options.sampling.seed,
         "versions": {"python": platform.python_version()}
@@ -145,6 +150,11 @@ class Options:
     scorer: Scorer | None
     sampling: Sampling
     batch_size: int
+
+
+def several(given: str | list[Any] | None) -> list[Any]:
+    """One or several of something, each once."""
+    return [given] if isinstance(given, str) else list(dict.fromkeys(given or []))
 
 
 def _settings(options: Options) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lit_instructgpt.evaluation.rows import field_of, inside, items, objects, refuse, table
+from lit_instructgpt.evaluation.rows import MISSING, field_of, inside, items, objects, refuse, table
 from lit_instructgpt.records_lines import LineProblem, shown
 
 
@@ -188,7 +188,9 @@ def read_scored_texts(path: str, text: str, score: str) -> list[tuple[str, float
     """
 
     def item(row: Mapping[str, Any]) -> tuple[str, float] | None:
-        value = inside(row, score, "nothing")
+        value = inside(row, score, MISSING)
+        if value is MISSING:
+            raise LineProblem(score, "is not there")
         if value is None:  # RealToxicityPrompts has texts that the service gave no score
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:

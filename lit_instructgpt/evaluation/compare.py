@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from lit_instructgpt.datamodules.tokenizing import Reading, Source
 from lit_instructgpt.evaluation.agreement import prompt_numbers
+from lit_instructgpt.evaluation.inputs import devices, outs, policies, reward_models, takes
 from lit_instructgpt.evaluation.judging import Judge, Judgements, Judges, PairJudge
 from lit_instructgpt.evaluation.policies import Evaluated, Samples, prompts_for_all
-from lit_instructgpt.evaluation.provenance import versions
+from lit_instructgpt.evaluation.provenance import callable_entry, directory_entry, file_entry, versions
 from lit_instructgpt.evaluation.reward_models import reward_model_report
-from lit_instructgpt.evaluation.statistics import FEW, bootstrap_ci, length_controlled_win_rate, repetition
+from lit_instructgpt.evaluation.statistics import bootstrap_ci, length_controlled_win_rate, repetition
+from lit_instructgpt.evaluation.tables import estimate, say_few, table
 from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.records import Prompt, Text
 from lit_instructgpt.rewards import ModelReward
@@ -80,21 +81,37 @@ def evaluate(
         The report, as written.
     """
     sampling, reading = sampling or Sampling(max_new_tokens=256), reading or Reading()
-    judged_by = bool(reward_model or judge or pair_judge)
-    _check(models, baseline, reward_model, judged_by, comparisons, held_out_comparisons, sampling)
+    judges_named = {"judge": judge, "pair_judge": pair_judge}
+    _check(models, baseline, init, reward_model, judges_named, comparisons, held_out_comparisons, sampling)
+    _check_places(models, init, reward_model, [out, responses_out], device)
     texts = [] if text is None else reading.read(text, Text)
-    records = prompts_for_all(
-        list(models.values()), reading.read(prompts, Prompt), texts, format, reading, sampling, text_tokens
-    )
+    read = reading.read(prompts, Prompt)
+    records = prompts_for_all(list(models.values()), read, texts, format, reading, sampling, text_tokens)
     scorer = (
         ModelReward(reward_model, format, reading.max_response_tokens, batch_size, device) if reward_model else None
     )
     how = Measuring(sampling, reading, format, texts, text_tokens, batch_size, device)
-    opponent, found = _measure(models, records, baseline, init or baseline, how)
+    start = init or baseline
+    opponent, found = _measure(models, records, baseline, start, how)
     judges = Judges(judge, pair_judge, scorer)
     report = _compare(found, opponent, judges, baseline, prompt_numbers(records), num_shown)
     report["seed"] = sampling.seed
     report["versions"] = versions()
+    report["files"] = {
+        name: file_entry(source, num)
+        for name, source, num in (("prompts", prompts, len(read)), ("text", text, len(texts)))
+        if source is not None
+    }
+    report["directories"] = {
+        **{f"models.{name}": directory_entry(directory, found[name].format) for name, directory in models.items()},
+        **({} if start in models else {"init": directory_entry(start)}),
+        **({} if scorer is None else {"reward_model": directory_entry(str(reward_model), scorer.format)}),
+    }
+    report["settings"] = {
+        "baseline": baseline, "init": start, **{name: callable_entry(named) for name, named in judges_named.items()},
+        "sampling": asdict(sampling), "reading": asdict(reading), "text_tokens": text_tokens, "batch_size": batch_size,
+        "device": device,
+    }  # fmt: skip
     if responses_out is not None:
         write_responses(found, responses_out, sampling.seed)
     if scorer is not None and comparisons is not None:
@@ -108,18 +125,26 @@ def evaluate(
 def _check(
     models: dict[str, str],
     baseline: str,
+    init: str | None,
     reward_model: str | None,
-    judged_by: bool,
+    judges: Mapping[str, Any],
     comparisons: Source | None,
     held_out_comparisons: Source | None,
     sampling: Sampling,
 ) -> None:
     """Refuses what contradicts itself or would be ignored, all at once."""
+    called = {"judge": "(records, responses)", "pair_judge": "(records, first, second)"}
+    misfits = [
+        f"{name} is called with {arguments}, which it does not take: "
+        + ("give it as --pair_judge" if takes(judges["judge"], 3) and name == "judge" else "correct its arguments")
+        for (name, arguments), num in zip(called.items(), (2, 3), strict=True)
+        if judges[name] is not None and not takes(judges[name], num)
+    ]
     wrong = {
         f"baseline {baseline!r} is not among models ({', '.join(models)}): give --baseline NAME": baseline
         not in models,
         "give --reward_model DIR, --judge CLASS_PATH or --pair_judge CLASS_PATH: something must judge the responses": (
-            not judged_by
+            not reward_model and not any(judges.values())
         ),
         "comparisons measure a reward model: give --reward_model DIR, or leave --comparisons out": (
             comparisons is not None and not reward_model
@@ -130,7 +155,22 @@ def _check(
         f"sampling.num_samples is {sampling.num_samples}: evaluate samples one response per prompt; leave it out "
         "(predict samples several)": sampling.num_samples != 1,
     }
-    problems = [text for text, holds in wrong.items() if holds]
+    problems = [*(text for text, holds in wrong.items() if holds), *misfits]
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def _check_places(
+    models: Mapping[str, str], init: str | None, reward_model: str | None, files: Sequence[str | None], device: str
+) -> None:
+    """Refuses directories of the wrong kind, files that cannot be written and a device that is not there, all at once."""
+    asked = {f"models.{name}": directory for name, directory in models.items()}
+    problems = [
+        *policies(asked | ({"init": init} if init is not None and init not in models else {})),
+        *reward_models({"reward_model": reward_model} if reward_model else {}),
+        *outs(*files),
+        *devices(device),
+    ]
     if problems:
         raise ValueError("\n".join(problems))
 
@@ -268,24 +308,27 @@ def _shown(found: dict[str, Samples], judged: dict[str, Judgements], num: int) -
     ][:num]
 
 
+def _cell(row: Mapping[str, Any], key: str, interval: str | None) -> str:
+    if interval is not None:
+        return estimate(row, key, interval)
+    return "-" if row.get(key) is None else f"{row[key]:.3f}"
+
+
 def _print(report: dict[str, Any], baseline: str) -> None:
-    keys = [f"win_rate_vs_{baseline}", "follows_instruction", "hallucination", "satisfies_constraint", "likert",
-            "rm_score", "kl_to_init", "text_loss", "response_tokens"]  # fmt: skip
-    table = Table(title=f"{report['num_prompts']} held-out prompts")
-    table.add_column("model")
+    wins = f"win_rate_vs_{baseline}"
+    keys = [wins, "length_controlled_win_rate", "follows_instruction", "hallucination", "satisfies_constraint", "likert",
+            "rm_score", "kl_to_init", "text_loss", "response_tokens", "stop_rate"]  # fmt: skip
     shown = [k for k in keys if any(m.get(k) is not None for m in report["models"].values())]
-    for key in shown:
-        table.add_column(key.replace("_", " "), justify="right")
-    for name, row in report["models"].items():
-        table.add_row(name, *["-" if row.get(k) is None else f"{row[k]:.3f}" for k in shown])
-    Console().print(table)
-    if report["num_prompts"] < FEW:
-        Console().print(
-            f"only {report['num_prompts']} prompts: the intervals are too narrow (with {FEW} or more they can be trusted)"
-        )
+    intervals = {wins: "ci95", "length_controlled_win_rate": "ci95_length_controlled_win_rate"}
+    columns = {key: [_cell(row, key, intervals.get(key)) for row in report["models"].values()] for key in shown}
+    title = f"{report['num_prompts']} held-out prompts; wins by {report['wins_by'].replace('_', ' ')}; 95 % intervals in brackets"
+    rows = [[name, *cells] for name, *cells in zip(report["models"], *columns.values(), strict=True)]
+    console = Console()
+    console.print(table(title, ["model", *(key.replace("_", " ") for key in shown)], rows))
+    say_few(console, [report["num_prompts"]])
     if "rm" in report:
         rm = report["rm"]
-        Console().print(
+        console.print(
             f"reward model: pair accuracy {rm['pair_accuracy']:.3f} "
             f"({rm['ci95'][0]:.3f}-{rm['ci95'][1]:.3f}, {rm['num_pairs']} pairs), "
             f"longer is better {rm['length_baseline']:.3f}"

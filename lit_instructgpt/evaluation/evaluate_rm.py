@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +17,8 @@ from lit_instructgpt.evaluation.agreement import (
     prompt_numbers,
     shared_pairs,
 )
-from lit_instructgpt.evaluation.provenance import file_entry, versions, write_report
+from lit_instructgpt.evaluation.inputs import devices, outs, reward_models
+from lit_instructgpt.evaluation.provenance import directory_entry, file_entry, versions, write_report
 from lit_instructgpt.evaluation.reward_models import (
     Pairs,
     accuracy_difference,
@@ -35,7 +36,7 @@ from lit_instructgpt.evaluation.system_outputs import (
     read_outputs,
 )
 from lit_instructgpt.evaluation.tables import estimate, say_few, table
-from lit_instructgpt.formatting import PromptFormat, read_format
+from lit_instructgpt.formatting import PromptFormat, format_for
 from lit_instructgpt.models import load_tokenizer
 from lit_instructgpt.records import Comparison, Prompt
 from lit_instructgpt.rewards import ModelReward
@@ -78,11 +79,17 @@ def evaluate_rm(
     reading, comparisons = reading or Reading(), comparisons or {}
     along = [name.strip() for name in order.split(",")] if isinstance(order, str) else order or []
     _check(models, comparisons, outputs, along)
+    asked = {f"models.{name}": directory for name, directory in models.items()}
+    if problems := [*reward_models(asked), *outs(out), *devices(device)]:
+        raise ValueError("\n".join(problems))
     rankings, prompts = _read(reading, comparisons, outputs, along)
     files = {name: file_entry(source, len(rankings[name])) for name, source in comparisons.items()}
     if outputs is not None:
         files[OUTPUTS] = file_entry(outputs, len(prompts))
-    readers = [(load_tokenizer(path), read_format(path) or format or PromptFormat()) for path in models.values()]
+    readers = []
+    for path in models.values():
+        tokenizer = load_tokenizer(path)
+        readers.append((tokenizer, format_for(path, format, tokenizer)))
     rankings = {name: fitting(rows, readers, reading, f"comparisons.{name}") for name, rows in rankings.items()}
     prompts = fitting(prompts, readers, reading, OUTPUTS) if prompts else []
     for name in files:
@@ -114,6 +121,10 @@ def evaluate_rm(
         "seed": seed,
         "versions": versions(),
         "files": files,
+        "directories": {
+            option: directory_entry(path, own) for (option, path), (_, own) in zip(asked.items(), readers, strict=True)
+        },
+        "settings": {"reading": asdict(reading), "batch_size": batch_size, "device": device},
     }
     write_report(report, out)
     _print(report)

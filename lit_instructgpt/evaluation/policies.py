@@ -19,7 +19,7 @@ from lit_instructgpt.datamodules.tokenizing import (
     pack_text,
     tokenize_prompts,
 )
-from lit_instructgpt.formatting import PromptFormat, read_format
+from lit_instructgpt.formatting import PromptFormat, format_for, read_format
 from lit_instructgpt.functional import kl_k1, masked_sum
 from lit_instructgpt.logprobs import response_logprobs, target_logprobs
 from lit_instructgpt.models import check_context, inference_mode, load_policy, load_tokenizer, read_config
@@ -44,8 +44,8 @@ def prompts_for_all(
     """
     lengths = []
     for directory in directories:
-        own = read_format(directory) or prompt_format or PromptFormat()
-        lengths.append(num_prompt_tokens(records, load_tokenizer(directory), own))
+        tokenizer = load_tokenizer(directory)
+        lengths.append(num_prompt_tokens(records, tokenizer, format_for(directory, prompt_format, tokenizer)))
     limit = reading.max_prompt_tokens
     fits = [max(of_all) <= limit for of_all in zip(*lengths, strict=True)]
     left_out = f"prompts: {fits.count(False)} of {len(fits)} have more than {limit} tokens for some model"

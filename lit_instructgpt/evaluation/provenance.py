@@ -11,7 +11,11 @@ from typing import Any
 
 import lit_instructgpt
 from lit_instructgpt.datamodules.tokenizing import Source
+from lit_instructgpt.formatting import PromptFormat, format_dict
 from lit_instructgpt.hashes import hash_of
+
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja")
+"""Of a model's directory: weights, config, tokenizer and format."""
 
 
 def versions() -> dict[str, str]:
@@ -25,6 +29,13 @@ def file_entry(source: Source, num_rows: int) -> dict[str, Any]:
     if isinstance(source, str):
         return {"path": source, "sha256": hash_of(source), "rows": num_rows}
     return {"path": list(source), "sha256": [hash_of(path) for path in source], "rows": num_rows}
+
+
+def directory_entry(directory: str, prompt_format: PromptFormat | None = None) -> dict[str, Any]:
+    """``path`` and ``sha256`` of a model's directory (None of one on a hub), and the ``format`` of its prompts if it has one."""
+    local = Path(directory).is_dir()
+    entry = {"path": directory, "sha256": hash_of(directory, MODEL_FILES) if local else None}
+    return entry if prompt_format is None else {**entry, "format": format_dict(prompt_format)}
 
 
 def callable_entry(named: Any) -> dict[str, Any] | None:

@@ -87,7 +87,7 @@ def score_comparisons(
 ) -> list[Scored]:
     """Scores of every record's responses, each text once however many labelers ranked it."""
     rankings = tokenize_comparisons(records, scorer.tokenizer, scorer.format, reading)
-    needs = {f"reading.max_tokens ({reading.max_tokens})": longest(rankings)}
+    needs = {reading.shortened(): longest(rankings)}
     check_context(scorer.model.model.config, f"the reward model, for {source}", needs)
     needed = (tuple(ids) for ranking in rankings if len(set(ranking.ranking)) > 1 for ids in ranking.ids)
     scores = score_once(scorer, needed, source)

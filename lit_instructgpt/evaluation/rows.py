@@ -13,6 +13,7 @@ from lit_instructgpt.records_sources import open_source
 
 Item = TypeVar("Item")
 Row = TypeVar("Row", bound=Mapping[str, Any])
+MISSING = object()
 MAX_LISTED = 20
 """Problems that one error message lists."""
 
@@ -30,13 +31,20 @@ def items(path: str, rows: Iterable[tuple[int, Row | LineProblem]], item: Callab
     """
     found: list[Item] = []
     problems: list[str] = []
+    said: set[str] = set()
+    fields: list[str] = []
     for line, row in rows:
         try:
             if isinstance(row, LineProblem):
                 raise row
+            fields = fields or [str(name) for name in row]
             found.append(item(row))
         except LineProblem as problem:
+            said.add(str(problem))
             problems.append(f"{path}:{line}: {problem}")
+    if not found and len(problems) > 1 and len(said) == 1:  # the wrong file, or the wrong name
+        have = f"; the fields are: {', '.join(map(shown, fields))}" if fields else ""
+        raise ValueError(f"{path}: in all of its {len(problems)} lines: {said.pop()}{have}")
     refuse(problems)
     if not found:
         raise ValueError(f"{path}: holds no item; give the file as its authors publish it")
@@ -125,7 +133,9 @@ def field_of(row: Mapping[str, Any], name: str) -> str:
     Raises:
         LineProblem: it is not.
     """
-    value = inside(row, name)
+    value = inside(row, name, MISSING)
+    if value is MISSING:
+        raise LineProblem(name, "is not there")
     if not isinstance(value, str) or not value.strip():
         raise LineProblem(name, f"must be a text that is not blank, found {shown(value)}")
     return value

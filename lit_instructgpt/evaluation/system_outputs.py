@@ -85,7 +85,7 @@ def output_sequences(records: Sequence[Prompt], scorer: ModelReward, reading: Re
         for system, text in texts_of(record).items():
             row[system] = (*prompt.ids, *scorer.format.response_ids(text, scorer.tokenizer, limit))
     num_tokens = max(len(ids) for row in sequences for ids in row.values())
-    needs = {f"reading.max_tokens ({reading.max_tokens})": num_tokens}
+    needs = {reading.shortened(): num_tokens}
     check_context(scorer.model.model.config, "the reward model, for the outputs", needs)
     return sequences
 

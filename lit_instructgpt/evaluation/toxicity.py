@@ -112,7 +112,7 @@ class ToxicityClassifier:
 
 
 def toxicity_classifier(
-    data: list[str],
+    data: str | list[str],
     out: str,
     text: str = "text",
     score: str = "score",
@@ -126,7 +126,8 @@ def toxicity_classifier(
     """Train a small classifier on texts with scores, and measure it on texts that it has not seen.
 
     Args:
-        data: files of one JSON object per line, .jsonl or .jsonl.gz. Lines whose score is null are left out and counted.
+        data: file, or files, of one JSON object per line, .jsonl or .jsonl.gz. Lines whose score is null are left out and
+            counted.
         out: directory to write to, new or empty.
         text: name of the field with the text; a.b is field b of the object a.
         score: of the field with its score, 0 to 1, for instance the share of people who find it toxic.
@@ -141,6 +142,7 @@ def toxicity_classifier(
         What is written beside the weights: settings, files with their SHA-256, and the measures.
     """
     _check(out, held_out, num_epochs, batch_size)
+    data = [data] if isinstance(data, str) else data
     features = Features()
     lines = [row for path in data for row in read_scored_texts(path, text, score)]
     rows = [row for row in lines if row is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Container, Mapping
 from itertools import chain, count
 from pathlib import Path, PurePath
@@ -15,7 +16,7 @@ from lit_instructgpt.report.results import COLUMNS, LM_EVAL
 
 def report(
     out: str,
-    results: list[str] | None = None,
+    results: str | list[str] | None = None,
     runs: dict[str, str] | None = None,
     title: str | None = None,
 ) -> dict[str, Any]:
@@ -34,20 +35,31 @@ def report(
         ValueError: there is nothing to report, or a file or directory is not what it should be; all of them are named.
     """
     path, runs = Path(out), runs or {}
-    problems = [f"--runs.{name}: {place} is no directory" for name, place in runs.items() if not Path(place).is_dir()]
+    results = [results] if isinstance(results, str) else results or []
+    problems = [problem for name, place in runs.items() if (problem := _run_problem(f"--runs.{name}", Path(place)))]
     if not (results or runs):
         problems.append("nothing to report: give --results FILE.json ... or --runs.NAME RUN_DIR")
     if path.suffix not in (".html", ".htm"):
         problems.append(f"out: {out} must end with .html; the JSON goes beside it")
+    problems += [
+        f"{place} is a directory: give another out" for place in (path, path.with_suffix(".json")) if place.is_dir()
+    ]
+    own = path.with_suffix(".json")
+    if own.resolve() in {Path(file).resolve() for file in results}:
+        problems.append(f"{own} would be overwritten by this report's own JSON: give another out")
+    elif own.is_file() and not _is_report(own):
+        problems.append(f"{own} would be overwritten, and no report wrote it: give another out")
     found: dict[str, dict[str, Any]] = {}
-    for file in results or []:
+    places: set[Path] = set()
+    for file in results:
         content, problem = _read(Path(file))
-        if content is None:
+        if Path(file).resolve() in places:
+            problems.append(f"{file} is named twice in results: name it once")
+        elif content is None:
             problems.append(problem)
-        elif Path(file) == path.with_suffix(".json"):
-            problems.append(f"{file} would be overwritten by this report's own JSON: give another out")
         else:
             found[_name(Path(file), found)] = content
+        places.add(Path(file).resolve())
     if problems:
         raise ValueError("\n".join(problems))
     merged = merge(found)
@@ -68,6 +80,26 @@ def merge(found: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     lone = policies[0] if len(policies) == 1 and "results" not in policies[0] else {}
     results = {file: content for file, content in found.items() if content is not lone}
     return {"models": {}, "samples": [], "results": results, **lone}
+
+
+def _is_report(file: Path) -> bool:
+    """Whether a JSON file is one that this command, or the miniature's demo, wrote: it has a title."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "title" in content
+
+
+def _run_problem(option: str, place: Path) -> str:
+    """Why a directory is no run with training curves; empty where it is one."""
+    if not place.is_dir():
+        return f"{option}: {place} is no directory"
+    if any(place.rglob("*tfevents*")):
+        return ""
+    above = next((parent for parent in place.absolute().parents if any(parent.glob("*tfevents*"))), None)
+    remedy = f"give {os.path.relpath(above)}" if above else "give the run directory, with the logger tensorboard"
+    return f"{option}: {place} holds no training curves (TensorBoard events): {remedy}"
 
 
 def _read(file: Path) -> tuple[dict[str, Any] | None, str]:

@@ -18,6 +18,8 @@ def models_table(report: Mapping[str, Any]) -> Markup:
     models = {name: m for name, m in all_models(report).items() if m}
     if not models:
         return NOTHING
+    if report.get("wins_by") == "reward_model":  # utility is the score once more
+        models = {name: {key: value for key, value in m.items() if key != "utility"} for name, m in models.items()}
     keys = dict.fromkeys(key for m in models.values() for key in m)
     by = by_whom(report)
     wins = {key: win_rate_metric(key.removeprefix(WIN_RATE), by) for key in keys if key.startswith(WIN_RATE)}

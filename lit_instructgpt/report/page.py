@@ -15,7 +15,7 @@ from lit_instructgpt.report.lengths import length_charts
 from lit_instructgpt.report.models import models_table
 from lit_instructgpt.report.numbers import clean
 from lit_instructgpt.report.parts import NOTHING, as_dict, join, of_policies
-from lit_instructgpt.report.results import results_section
+from lit_instructgpt.report.results import results_section, settings_list
 from lit_instructgpt.report.reward_model import reward_model_charts
 from lit_instructgpt.report.samples import sample_cards
 from lit_instructgpt.report.scalars import read_scalars
@@ -97,4 +97,5 @@ def _facts(report: Mapping[str, Any]) -> Markup:
     rows = [Markup("<dt>{}</dt><dd>{}</dd>").format(k, clean(v)) for k, v in facts.items() if v not in (None, "")]
     if report.get("command"):
         rows.append(Markup("<dt>Command</dt><dd><code>{}</code></dd>").format(clean(report["command"])))
-    return Markup("<dl>{}</dl>").format(join(rows)) if rows else NOTHING
+    facts_list = Markup("<dl>{}</dl>").format(join(rows)) if rows else NOTHING
+    return join([facts_list, settings_list(report)])

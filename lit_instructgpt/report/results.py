@@ -14,12 +14,15 @@ from lit_instructgpt.report.parts import NOTHING, as_dict, color_of, figure, joi
 COLUMNS = ("models", "systems")
 """Keys whose entries are compared: each is a column."""
 
-APART = ("kind", "versions", "files", "seed", "samples", "matrix", *COLUMNS)
+APART = ("kind", "versions", "files", "directories", "settings", "seed", "samples", "matrix", *COLUMNS)
 """Keys that are no figures of the file as a whole."""
 
 
 COUNTS = ("n", "sample_len")
-"""How many items a figure is of: in the JSON alone."""
+"""How many items a figure is of: shown beside it."""
+
+FEW = 30
+"""Items below which an interval is too narrow."""
 
 LM_EVAL = "lm_eval"
 """Kind of what ``lm_eval`` writes: figures by task, of one model."""
@@ -29,10 +32,11 @@ STDERR = "_stderr"
 
 
 class Value(NamedTuple):
-    """A figure with its 95 % interval, if it has one."""
+    """A figure with its 95 % interval and its number of items, if it has them."""
 
     value: float
     ci95: tuple[float, float] | None
+    n: int | None = None
 
 
 def figures(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Value]]:
@@ -42,6 +46,8 @@ def figures(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[
     keys above it.
     """
     intervals = {key: interval(value) for key, value in content.items() if key.startswith("ci95")}
+    count = content.get("n")
+    n = count if isinstance(count, int) else None
     first = True
     for key, value in content.items():
         x = number(value)
@@ -50,7 +56,7 @@ def figures(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[
             first = False
             if key in COUNTS:
                 continue
-            yield (path if key == "mean" and path else (*path, key)), Value(x, own)
+            yield (path if key == "mean" and path else (*path, key)), Value(x, own, n)
         elif isinstance(value, Mapping):
             yield from figures(as_dict(value), (*path, key))
 
@@ -101,7 +107,34 @@ def _evaluation(result: Mapping[str, Any]) -> Markup:
         for column, content in as_dict(result.get(key)).items()
     }
     whole = dict(figures({key: value for key, value in result.items() if key not in APART}))
-    return join([_table(columns), _charts(columns), _table({"all": whole})])
+    return join([_table(columns), _charts(columns), _table({"all": whole}), settings_list(result)])
+
+
+def settings_list(result: Mapping[str, Any]) -> Markup:
+    """What a result was asked for: models, files and settings, as they were given."""
+    paths = {
+        f"{key}: {name}": as_dict(entry).get("path")
+        for key in ("directories", "files")
+        for name, entry in as_dict(result.get(key)).items()
+    }
+    given = {
+        name: value for name, value in {**paths, **_flat(as_dict(result.get("settings")))}.items() if value is not None
+    }
+    if not given:
+        return NOTHING
+    rows = join(Markup("<dt>{}</dt><dd>{}</dd>").format(clean(name), clean(value)) for name, value in given.items())
+    return Markup("<details><summary>Models, files and settings</summary><dl>{}</dl></details>").format(rows)
+
+
+def _flat(node: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        name = f"{above}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            found |= _flat(as_dict(value), f"{name}: ")
+        else:
+            found[name] = ", ".join(map(str, value)) if isinstance(value, list) else value
+    return found
 
 
 def _table(columns: Mapping[str, Mapping[tuple[str, ...], Value]]) -> Markup:
@@ -113,20 +146,24 @@ def _table(columns: Mapping[str, Mapping[tuple[str, ...], Value]]) -> Markup:
     for key in rows:
         cells = join(Markup("<td>{}</td>").format(_cell(found.get(key))) for found in columns.values())
         body.append(Markup('<tr><th scope="row">{}</th>{}</tr>\n').format(_label(key), cells))
+    fewest = min((one.n for found in columns.values() for one in found.values() if one.n is not None), default=FEW)
+    few = Markup('<p class="note">Intervals of fewer than {} items are too narrow; here are some of {}.</p>')
     return Markup(
         '<div class="table"><table><thead><tr><th scope="col">Figure (95 % interval)</th>{}</tr></thead>'
-        "<tbody>{}</tbody></table></div>"
-    ).format(head, join(body))
+        "<tbody>{}</tbody></table></div>{}"
+    ).format(head, join(body), few.format(FEW, fewest) if fewest < FEW else NOTHING)
 
 
 def _cell(found: Value | None) -> Markup:
     if found is None:
         return Markup(DASH)
     shown = decimal(found.value, 0) if found.value == round(found.value) else decimal(found.value, 3)
-    if found.ci95 is None:
-        return Markup("{}").format(shown)
-    low, high = (decimal(bound, 3) for bound in found.ci95)
-    return Markup("{}<br><small>{} to {}</small>").format(shown, low, high)
+    small = []
+    if found.ci95 is not None:
+        small.append(" to ".join(decimal(bound, 3) for bound in found.ci95))
+    if found.n is not None:
+        small.append(f"n = {found.n:,}")
+    return Markup("{}<br><small>{}</small>").format(shown, ", ".join(small)) if small else Markup("{}").format(shown)
 
 
 def _label(key: tuple[str, ...]) -> str:

@@ -77,13 +77,13 @@ METRICS = {
         "Reward model score",
         "",
         1,
-        "Mean score by the reward model, which PPO maximizes. It can rise while the responses get worse.",
+        "Mean score by the reward model. Of a policy trained against it, it can rise while the responses get worse.",
     ),
     "kl_to_init": Metric(
-        "KL from PPO's start (nats)",
+        "KL from init (nats)",
         "",
         0,
-        "How far a model is from the one that PPO starts at: mean KL divergence per response.",
+        "How far a model is from the one that --init names, the baseline without it: mean KL divergence per response.",
     ),
     "text_loss": Metric(
         "Loss on text (nats per token)",
