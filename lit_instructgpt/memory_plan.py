@@ -129,9 +129,16 @@ def without_storage(config: Any, auto: Any) -> tuple[Any, FakeTensorMode]:
 
 
 def activation_bytes(
-    config: Any, num_tokens: int, width: int, autocast: torch.dtype | None = None, checkpointing: bool = False
+    config: Any,
+    num_tokens: int,
+    width: int,
+    autocast: torch.dtype | None = None,
+    checkpointing: bool = False,
+    device: str = "cpu",
 ) -> int:
     """What autograd keeps of a transformer's forward pass over ``num_tokens`` tokens in rows of ``width``.
+
+    Matrices that autocast has cast are among it.
 
     Args:
         config: of the model.
@@ -139,6 +146,7 @@ def activation_bytes(
         width: tokens of a row.
         autocast: dtype of matrix products, None for that of the weights.
         checkpointing: the layers keep their inputs alone, and one layer at a time the rest.
+        device: its type; short rows have an attention of their own on a CPU alone.
     """
     width = min(width, num_tokens)
     model, mode = without_storage(config, AutoModel)
@@ -149,7 +157,7 @@ def activation_bytes(
         ids = torch.zeros(rows, width, dtype=torch.int64)
         mask = torch.zeros(rows, 1, width, width, dtype=autocast or torch.float32)  # as hidden.py makes it
         if model.config._attn_implementation == "sdpa":
-            short = width <= SHORT and not checkpointing
+            short = device == "cpu" and width <= SHORT and not checkpointing
             model.config._attn_implementation = SHORT_ROWS if short else FUSED
 
         def pack(x: Tensor) -> Tensor:
@@ -170,21 +178,27 @@ def activation_bytes(
 
 
 class _Fused(torch.autograd.Function):
-    """What a fused attention kernel keeps: its inputs, its output, and one number for each query."""
+    """What a fused attention kernel keeps: its inputs with the mask, its output, and one number for each query."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """[B, H, S, d] -> [B, H, S, d], not computed."""
         found = torch.empty_like(query)
-        ctx.save_for_backward(query, key, value, found, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        ctx.save_for_backward(query, key, value, mask, found, query.new_empty(query.shape[:-1], dtype=torch.float32))
         return found
 
 
 def fused(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Attention of a model without storage, for which torch would choose no fused kernel."""
-    return _Fused.apply(query, key, value).transpose(1, 2).contiguous(), None  # type: ignore[no-untyped-call]
+    """Attention of a model without storage, for which torch would choose no fused kernel.
+
+    As transformers calls torch's with a mask: keys and values once for every head of the queries, all of it in autocast's dtype.
+    """
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+    if torch.is_autocast_enabled("cpu"):
+        query, key, value = (x.to(torch.get_autocast_dtype("cpu")) for x in (query, key, value))
+    return _Fused.apply(query, key, value, attention_mask).transpose(1, 2).contiguous(), None  # type: ignore[no-untyped-call]
 
 
 AttentionInterface.register(FUSED, fused)

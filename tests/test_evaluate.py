@@ -547,7 +547,13 @@ def test_wrong_places_are_named_together_before_anything_is_sampled(
     asked = {**models, "rm": tiny_reward_dir("gpt2")}
     with pytest.raises(ValueError, match=r"--models\.rm: .* is a reward model") as caught:
         evaluate(
-            asked, "p.jsonl", str(tmp_path), judge=Judge(), init="runs/nope", reward_model=models["sft"], device="none"
+            asked,
+            "p.jsonl",
+            str(tmp_path),
+            judge=Judge(),
+            init="./runs/nope",
+            reward_model=models["sft"],
+            device="none",
         )
     lines = str(caught.value).splitlines()
     assert [line.split(":")[0] for line in lines] == ["--models.rm", "--init", "--reward_model", f"{tmp_path} is a directory",

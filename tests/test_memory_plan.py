@@ -47,9 +47,8 @@ def test_cache_and_logits_by_hand():
     assert logit_bytes(LLAMA, 1_000_000) == 3 * 4 * 4096 * 100, "more positions are projected in turn"
 
 
-@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
-def test_activations_are_those_of_a_real_pass(autocast: torch.dtype | None):
-    """Every tensor that autograd keeps, each storage once, weights aside."""
+def kept_bytes(attention: str, autocast: torch.dtype | None) -> int:
+    """Of every tensor that autograd keeps of a real pass, each storage once, weights aside."""
     model = transformers.AutoModel.from_config(LLAMA, dtype=torch.float32)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, Any] = {}
@@ -61,14 +60,25 @@ def test_activations_are_those_of_a_real_pass(autocast: torch.dtype | None):
         return x
 
     ids = torch.zeros(4, 24, dtype=torch.int64)
+    mask = torch.zeros(4, 1, 24, 24, dtype=autocast or torch.float32)
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x),
         torch.autocast("cpu", torch.bfloat16, enabled=autocast is not None),
     ):
-        model.config._attn_implementation = "short_rows"
-        model(input_ids=ids, attention_mask=torch.zeros(4, 1, 24, 24), position_ids=ids, use_cache=False)
-    real = sum(x.untyped_storage().nbytes() for x in kept.values())
-    assert activation_bytes(LLAMA, 4 * 24, 24, autocast) == pytest.approx(real, rel=0.05)
+        model.config._attn_implementation = attention
+        model(input_ids=ids, attention_mask=mask, position_ids=ids, use_cache=False)
+    return sum(x.untyped_storage().nbytes() for x in kept.values())
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_activations_are_those_of_a_real_pass(autocast: torch.dtype | None):
+    assert activation_bytes(LLAMA, 4 * 24, 24, autocast) == pytest.approx(kept_bytes("short_rows", autocast), rel=0.05)
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_activations_elsewhere_are_those_of_a_fused_attention(autocast: torch.dtype | None):
+    kept = kept_bytes("sdpa", autocast)
+    assert activation_bytes(LLAMA, 4 * 24, 24, autocast, device="cuda") == pytest.approx(kept, rel=0.05)
 
 
 def test_checkpointing_keeps_one_layer_and_the_inputs_of_all():

@@ -172,7 +172,7 @@ def test_every_bad_line_is_named(tmp_path: Path):
     assert "d.jsonl:6: score: must be a number from 0 to 1, found True" in said
     assert not (tmp_path / "out").exists()
     with pytest.raises(
-        ValueError, match=r"d\.jsonl: in all of its 3 lines: txt: is not there; the fields are: text, score$"
+        ValueError, match=r"d\.jsonl: in all of its 3 lines: txt: is not there; the fields are: 'text', 'score'$"
     ):
         toxicity_classifier(write(tmp_path / "d.jsonl", [good] * 3), str(tmp_path / "out"), text="txt")
 
