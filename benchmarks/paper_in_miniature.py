@@ -28,15 +28,12 @@ SEEDS = (1, 2, 3, 4, 5)
 
 OUT = ROOT / "benchmarks/results/paper_in_miniature.json"
 
-SOURCES = ("benchmarks/paper/[smp]*.py", "data/miniature/*.py", "configs/miniature/*.yaml")
-"""What says what is trained and measured: stages, measures and prompts, the world, the configs."""
+SOURCES = ("benchmarks/paper/[smp]*.py", "data/miniature/*.py", "configs/miniature/*.yaml", "lit_instructgpt/**/*.py")
+"""What says what is trained and measured: stages, measures and prompts, the world, the configs, the package."""
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run what is left to do, and write the claims."""
-    import torch
-    import transformers
-
     parser = argparse.ArgumentParser(prog="paper_in_miniature", description=__doc__,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
     parser.add_argument(
@@ -79,8 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         "command": " ".join(["python benchmarks/paper_in_miniature.py", *(sys.argv[1:] if argv is None else argv)]),
         "seeds": args.seeds,
         "minutes": round(minutes, 1),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__,
-                     "python": platform.python_version()},
+        "versions": versions(),
         "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "claims": evaluate_claims(measures),
         "seconds": {name: seconds for name, seconds in ledger.seconds().items() if int(name.split("/")[0]) in args.seeds},
@@ -96,10 +92,18 @@ def main(argv: list[str] | None = None) -> None:
             print(f"   {name}: {shown(value)}")
 
 
+def versions() -> dict[str, str]:
+    """Of what the figures depend on."""
+    import torch
+    import transformers
+
+    return {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()}
+
+
 def check_sources(ledger: Ledger) -> None:
     """Stop if what is done was done with other sources."""
     try:
-        ledger.check_sources([path for pattern in SOURCES for path in Path().glob(pattern)])
+        ledger.check_sources([path for pattern in SOURCES for path in Path().glob(pattern)], versions())
     except ValueError as error:
         raise SystemExit(f"paper_in_miniature: {error}") from None
 

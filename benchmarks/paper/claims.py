@@ -436,11 +436,13 @@ CLAIMS = (
           "after one epoch of 16; selection by score (section 3.5)",
           f"the loss is least in the first third and ends {OVERFITS} higher, the score is higher behind that epoch and best "
           "later, and the model of the best score is preferred",
-          score_selects_later),
+          score_selects_later,
+          "Nothing yet. The score of one epoch's samples is known to about 0.1, as much as it rises after the epoch of least loss."),
     Claim(7, "PPO raises the text loss; ptx restores it, a larger KL coefficient does not or costs much more score",
           "ptx_coef of 20 or more restores, a KL coefficient of 2 does not (Appendix E.6, E.7)",
           f"PPO ends above {RESTORED} of its start's text loss, PPO-ptx below; every kl_coef ends above too or costs "
-          f"{MUCH_SCORE} of PPO's gain in score more than PPO-ptx does, the largest costs that", alignment_tax),
+          f"{MUCH_SCORE} of PPO's gain in score more than PPO-ptx does, the largest costs that", alignment_tax,
+          "Nothing yet. A coefficient of 1 neither clearly restores the text loss nor clearly costs a quarter of the gain more."),
     Claim(8, "Large policy learning rates diverge without ptx, less so with it",
           "above 8.05e-6 all diverged without (Appendix E.9)",
           f"at the largest rate PPO's utility ends below its start's and its text loss above {COLLAPSED:g} times its start's; "

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,14 +39,16 @@ class Ledger:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def check_sources(self, sources: Sequence[Path]) -> None:
-        """Note what files say what the jobs are, or check that they still say the same.
+    def check_sources(self, sources: Sequence[Path], versions: Mapping[str, str] | None = None) -> None:
+        """Note what files say what the jobs are, and versions of libraries, or check that they are still the same.
 
         Raises:
             ValueError: some have changed since the first job, or nothing says what they were: what is done would be mixed
                 with something else.
         """
-        found = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(sources)}
+        found = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(sources)} | dict(
+            versions or {}
+        )
         noted = self.directory / "sources.txt"
         if not noted.is_file() and any(self.directory.glob("*.json")):
             raise ValueError(

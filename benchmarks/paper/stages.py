@@ -246,10 +246,11 @@ class Seed:
         kept = sorted((self.out / f"over_{size}/export_at").iterdir(), key=lambda path: int(path.name))
         models = {"init": self.export("init")} | {f"step_{path.name}": str(path) for path in kept}
         rows = read(self.out / "data/prompts_ppo.test.jsonl")[:400]
-        write(self.out / "data/prompts_over.test.jsonl", rows)
+        prompts = self.out / f"data/prompts_over_{size}.test.jsonl"
+        write(prompts, rows)
         self.evaluate(
             f"evaluate_over_{size}", models, baseline="init", init="init", text=None,
-            reward_model=self.export(f"gold_rm_{size}"), prompts=str(self.out / "data/prompts_over.test.jsonl"),
+            reward_model=self.export(f"gold_rm_{size}"), prompts=str(prompts),
         )  # fmt: skip
 
     def best_of(self) -> None:

@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -90,7 +91,10 @@ class Demo:
         text = (CONFIGS / f"{name}.yaml").read_text().replace(PLACE, str(self.out))
         path = self.out / "configs" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        if not path.is_file() or path.read_text() != text:  # another command of this run may be reading it
+            scratch = path.with_suffix(f".{threading.get_ident()}")
+            scratch.write_text(text)
+            scratch.replace(path)
         return path
 
     def run(self) -> Row:
