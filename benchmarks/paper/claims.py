@@ -437,7 +437,8 @@ CLAIMS = (
           f"the loss is least in the first third and ends {OVERFITS} higher, the score is higher behind that epoch and best "
           "later, and the model of the best score is preferred",
           score_selects_later,
-          "Nothing yet. The score of one epoch's samples is known to about 0.1, as much as it rises after the epoch of least loss."),
+          "Nothing yet. The score of one epoch's samples is known to about 0.1, as much as it rises after the epoch of least "
+          "loss."),
     Claim(7, "PPO raises the text loss; ptx restores it, a larger KL coefficient does not or costs much more score",
           "ptx_coef of 20 or more restores, a KL coefficient of 2 does not (Appendix E.6, E.7)",
           f"PPO ends above {RESTORED} of its start's text loss, PPO-ptx below; every kl_coef ends above too or costs "
