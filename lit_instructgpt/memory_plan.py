@@ -7,9 +7,10 @@ without storage and adding up what autograd keeps. Nothing is estimated by a rul
 from __future__ import annotations
 
 import copy
+import random
 import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,9 @@ from transformers.masking_utils import sdpa_mask
 from lit_instructgpt.attention import SHORT_ROWS
 from lit_instructgpt.hidden import SHORT
 from lit_instructgpt.logprobs import POSITIONS_PER_CHUNK
+
+DRAWN = 300
+"""Batches among which the largest is looked for: unequal examples make some much larger than the mean."""
 
 SLACK = 1.05
 """Of the allocator: blocks that do not fit one another."""
@@ -208,6 +212,13 @@ AttentionMaskInterface.register(FUSED, sdpa_mask)
 def logit_bytes(config: Any, num_positions: int) -> int:
     """The vocabulary projection of one chunk, its log-softmax and its gradient, float32."""
     return 3 * 4 * min(num_positions, POSITIONS_PER_CHUNK) * config.vocab_size
+
+
+def largest_batch(tokens: Sequence[int], size: int) -> int:
+    """Tokens of the largest of DRAWN batches, drawn from examples of so many tokens each; always the same."""
+    size = min(size, len(tokens))
+    rng = random.Random(0)
+    return max(sum(rng.sample(tokens, size)) for _ in range(DRAWN))
 
 
 def cache_bytes(config: Any, num_rows: int, num_tokens: int, entry: int) -> int:

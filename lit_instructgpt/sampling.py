@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lit_instructgpt.batch import PromptBatch
 from lit_instructgpt.engines import ENGINES, EngineName
@@ -39,16 +40,22 @@ class Sampling:
 
 
 def sample_ids(policy: Any, tokenizer: Any, batch: PromptBatch, sampling: Sampling, stream: int) -> list[list[int]]:
-    """``num_samples`` responses per prompt as token ids, EOS included where sampled: B * K lists.
+    """As ``sample_rows``, of a batch of prompts."""
+    return sample_rows(policy, tokenizer, batch.input_ids, batch.attention_mask, sampling, stream)
+
+
+def sample_rows(
+    policy: Any, tokenizer: Any, input_ids: Tensor, attention_mask: Tensor, sampling: Sampling, stream: int
+) -> list[list[int]]:
+    """``num_samples`` responses per left-padded prompt [B, P] as token ids, EOS included where sampled: B * K lists.
 
     ``stream`` numbers the batch, so that each has random numbers of its own.
     """
-    device = batch.input_ids.device
-    generator = torch.Generator(device).manual_seed(sampling.seed * 1_000_003 + stream)
+    generator = torch.Generator(input_ids.device).manual_seed(sampling.seed * 1_000_003 + stream)
     if sampling.engine != "continuous_batching":
         policy = inference_copy(policy, arithmetic(policy))
     found = ENGINES[sampling.engine](
-        policy, batch.input_ids, batch.attention_mask, sampling.max_new_tokens, tokenizer.eos_token_id,
+        policy, input_ids, attention_mask, sampling.max_new_tokens, tokenizer.eos_token_id,
         tokenizer.pad_token_id, sampling.temperature, generator, sampling.num_samples,
     )  # fmt: skip
     return [row[keep].tolist() for row, keep in zip(found.ids, found.mask, strict=True)]

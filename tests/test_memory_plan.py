@@ -1,5 +1,7 @@
 """The memory plan: its parts against counts by hand and against real passes; refusals with advice."""
 
+import math
+import random
 import resource
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from lit_instructgpt.memory_plan import (
     cache_bytes,
     check_fits,
     count_weights,
+    largest_batch,
     logit_bytes,
     resident_bytes,
     without_storage,
@@ -110,6 +113,22 @@ def test_a_plan_that_does_not_fit_is_refused_with_what_would():
     ):
         check_fits(plan, 2 << 30, [("half", less), ("more", Plan([Part("policy", "weights", 4 << 30)]))])
     check_fits(plan, 4 << 30, [])
+
+
+def test_the_largest_batch_of_examples_of_unequal_lengths():
+    """By hand, and against the batches of shuffled epochs."""
+    assert largest_batch([7] * 10, 4) == 28
+    assert largest_batch([7] * 3, 4) == 21, "there are no more"
+    assert largest_batch([1, 3], 1) == 3
+    assert largest_batch([0, 10] * 50, 100) == 500, "all of them"
+    rng = random.Random(0)
+    lengths = [round(math.exp(rng.gauss(5, 1))) for _ in range(1600)]
+    found = []
+    for _ in range(40):
+        rng.shuffle(lengths)
+        found.append(max(sum(lengths[i : i + 8]) for i in range(0, 1600, 8)))
+    assert sorted(found)[20] == pytest.approx(largest_batch(lengths, 8), rel=0.2)
+    assert 8 * sum(lengths) / 1600 < 0.6 * sorted(found)[20], "a mean batch says little"
 
 
 def test_what_a_process_has_and_may_have():

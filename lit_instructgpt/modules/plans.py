@@ -26,6 +26,7 @@ from lit_instructgpt.memory_plan import (
     cache_bytes,
     check_fits,
     count_weights,
+    largest_batch,
     logit_bytes,
     resident_bytes,
     without_storage,
@@ -232,7 +233,7 @@ def plan_sft(module: SFT, change: Change = AS_IT_IS) -> Plan:
     sizes.in_pieces("policy", config, AutoModelForCausalLM, num)
     lengths = [len(item.ids) for item in data.train_items]
     share = sum(len(item.ids) - item.num_prompt for item in data.train_items) / max(sum(lengths), 1)
-    total = data.batch_size // module.trainer.world_size * sum(lengths) // max(len(lengths), 1)
+    total = largest_batch(lengths, data.batch_size // module.trainer.world_size)
     tokens = pass_tokens(sizes.device, total, max(lengths), module.micro_batch_tokens, module.micro_batch_size)
     sizes.passing("policy", config, tokens, max(lengths), int(share * tokens), num)
     return sizes.plan
@@ -251,7 +252,7 @@ def plan_rm(module: RankingRM, change: Change = AS_IT_IS) -> Plan:
         sizes.trained("reward_model", sizes.adapters(config, AutoModel, lora), module.optimizer, num)
     sizes.in_pieces("reward_model", config, AutoModel, num)
     units = [item.num_prompt + sum(len(ids) - item.num_prompt for ids in item.ids) for item in data.train_items]
-    total = data.batch_size // module.trainer.world_size * sum(units) // max(len(units), 1)
+    total = largest_batch(units, data.batch_size // module.trainer.world_size)
     if module.micro_batch_size is not None:
         total = min(total, module.micro_batch_size * max(units))
     if module.micro_batch_tokens is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -16,8 +17,7 @@ from lit_instructgpt.batch import DemoBatch, PromptBatch, pad, tokens_per_pass
 from lit_instructgpt.compiled import compile_layers
 from lit_instructgpt.dropout import add_residual_dropout, dropout_keys, key_of, next_keys
 from lit_instructgpt.formatting import check_format
-from lit_instructgpt.generation import sample
-from lit_instructgpt.inference import arithmetic, build_policy, inference_copy
+from lit_instructgpt.inference import build_policy
 from lit_instructgpt.logprobs import target_logprobs
 from lit_instructgpt.lora import ADAPTER, LoRA, add_adapters, merged, save_adapter, trained
 from lit_instructgpt.models import (
@@ -43,7 +43,7 @@ from lit_instructgpt.optim import (
 from lit_instructgpt.packing import check_micro_batches, passes
 from lit_instructgpt.ranks import in_step, sum_over_ranks
 from lit_instructgpt.rewards import ModelReward
-from lit_instructgpt.sampling import Sampling, sample_texts
+from lit_instructgpt.sampling import Sampling, sample_rows, sample_texts
 from lit_instructgpt.sharding import gathered
 from lit_instructgpt.strategy import mesh_of
 
@@ -63,8 +63,8 @@ class SFT(LightningModule):
         micro_batch_size: sequences per backward pass, to save memory; does not change the result.
         micro_batch_tokens: tokens per backward pass; as well, or instead.
         max_grad_norm: clip the gradient's global norm; the paper does not say that it did.
-        reward_model: a reward model's directory; logs ``val/rm_score`` of sampled responses, by which the
-            paper selected its checkpoint.
+        reward_model: a reward model's directory; logs ``val/rm_score``, its mean over ``sampling.num_samples`` responses to each
+            validation prompt, by which the paper selected its checkpoint.
         sampling: how responses are sampled, for ``val/rm_score`` and ``predict``.
         seed: of the dropout.
         packing: put several sequences into a row, without padding; changes no result. Architectures where it would
@@ -240,13 +240,14 @@ class SFT(LightningModule):
                     sync_dist=True,
                 )
         if self.reward_model is not None and not batch.is_text.all():
-            self._log_rm_score(batch.take((~batch.is_text).nonzero().squeeze(1)))
+            self._log_rm_score(batch.take((~batch.is_text).nonzero().squeeze(1)), batch_idx)
 
     def test_step(self, batch: DemoBatch, batch_idx: int) -> None:
         """As validation."""
         self.validation_step(batch, batch_idx)
 
-    def _log_rm_score(self, batch: DemoBatch) -> None:
+    def _log_rm_score(self, batch: DemoBatch, batch_idx: int) -> None:
+        """Mean score, and share that ended, of the responses that ``predict`` would sample."""
         assert self.reward_model is not None
         if not hasattr(self, "_scorer"):
             self._scorer = ModelReward(self.reward_model, device=self.device)
@@ -266,16 +267,16 @@ class SFT(LightningModule):
             for ids, mask, response in zip(batch.input_ids, batch.attention_mask, batch.response_mask, strict=True)
         ]
         ids, mask = (x.to(self.device) for x in pad(prompts, self.tokenizer.pad_token_id, left=True))
-        generator = torch.Generator(self.device).manual_seed(self.sampling.seed)
-        policy = inference_copy(self.policy, arithmetic(self.policy))
-        found = sample(
-            policy, ids, mask, self.sampling.max_new_tokens, self.tokenizer.eos_token_id,
-            self.tokenizer.pad_token_id, self.sampling.temperature, generator,
-        )  # fmt: skip
-        scores = self._scorer.score_ids(torch.cat([ids, found.ids], 1), torch.cat([mask, found.mask], 1))
-        stopped = (found.ids == self.tokenizer.eos_token_id).any(1).float().mean()
-        self.log("val/rm_score", scores.mean(), batch_size=len(prompts), prog_bar=True, sync_dist=True)
-        self.log("val/stop_rate", stopped, batch_size=len(prompts), sync_dist=True)
+        responses = sample_rows(self.policy, self.tokenizer, ids, mask, self.sampling, batch_idx)
+        k, num = self.sampling.num_samples, len(prompts)
+        texts = [prompts[i // k] + response for i, response in enumerate(responses)]
+        scores = [  # as many at a time as without several samples
+            self._scorer.score_ids(*(x.to(self.device) for x in pad(texts[i : i + num], self.tokenizer.pad_token_id)))
+            for i in range(0, len(texts), num)
+        ]
+        stopped = mean(self.tokenizer.eos_token_id in response for response in responses)
+        self.log("val/rm_score", torch.cat(scores).mean(), batch_size=num, prog_bar=True, sync_dist=True)
+        self.log("val/stop_rate", stopped, batch_size=num, sync_dist=True)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """K sampled responses per prompt, in the form of the ranking data (without a ranking)."""

@@ -273,6 +273,32 @@ def test_rm_score_is_the_mean_score_of_sampled_responses(
     assert found["val/stop_rate"] == pytest.approx(sum(stopped) / len(stopped))
 
 
+def test_rm_score_is_the_mean_over_several_samples_of_each_prompt(
+    tiny_dir: Any, tiny_reward_dir: Any, tokenizer: Any, tmp_path: Path
+):
+    """Against the expected score of a response of one token, by the policy's probabilities."""
+    policy, scorer = plain_policy(tiny_dir("gpt_neox")), plain_scorer(tiny_reward_dir("gpt_neox"))
+    means, variances, ends = [], [], []
+    for row in DEMOS:
+        prompt, _ = ids_of(tokenizer, row["prompt"], row["response"])
+        with torch.no_grad():
+            p = policy(input_ids=torch.tensor([prompt])).logits[0, -1].double().softmax(0)
+            scores = torch.stack([score_of(scorer, [*prompt, token]) for token in range(len(p))]).double()
+        means.append(float(p @ scores))
+        variances.append(float(p @ scores**2) - means[-1] ** 2)
+        ends.append(float(p[tokenizer.eos_token_id]))
+    num = 400
+    data = demos(tmp_path, valid=write(tmp_path / "valid.jsonl", DEMOS), valid_batch_size=4)
+    found = []
+    for num_samples in (1, num):
+        module = SFT(tiny_dir("gpt_neox"), reward_model=tiny_reward_dir("gpt_neox"), sampling=Sampling(num_samples, 1))
+        found.append(trainer(tmp_path).validate(module, datamodule=data, verbose=False)[0])
+    expected, error = sum(means) / len(means), math.sqrt(sum(variances) / num) / len(means)
+    assert abs(found[1]["val/rm_score"] - expected) < 3 * error
+    assert abs(found[0]["val/rm_score"] - expected) > 3 * error  # a single sample does not come so near
+    assert found[1]["val/stop_rate"] == pytest.approx(sum(ends) / len(ends), abs=3 * math.sqrt(0.25 / num / len(DEMOS)))
+
+
 def test_pitfall_17_a_reward_model_of_another_format_is_refused(tiny_dir: Any, make_dir: Any, tmp_path: Path):
     directory = make_dir("gpt_neox", reward=True)
     stored = {"format": {"template": "<{prompt}>", "response_prefix": "=", "chat_template": False}}
