@@ -10,7 +10,9 @@ from torch import Tensor
 
 from lit_instructgpt.batch import pad
 from lit_instructgpt.formatting import Messages, PromptFormat, read_format
+from lit_instructgpt.hidden import can_pack
 from lit_instructgpt.models import inference_mode, load_tokenizer
+from lit_instructgpt.packing import Sharing, passes
 from lit_instructgpt.scalar_model import ScalarModel
 
 
@@ -52,6 +54,7 @@ class ModelReward:
         """Scores of the formatted prompt and response, EOS appended."""
         context = getattr(self.model.model.config, "max_position_embeddings", None) or 10**9
         sequences: list[list[int]] = []
+        num_prompt: list[int] = []
         for prompt, response in zip(prompts, responses, strict=True):
             tokens = self.format.prompt_ids(prompt, self.tokenizer)
             limit = min(self.max_response_tokens, context - len(tokens))
@@ -60,21 +63,44 @@ class ModelReward:
                     f"a prompt of {len(tokens)} tokens leaves no room in the reward model's context of {context}"
                 )
             sequences.append(tokens + self.format.response_ids(response, self.tokenizer, limit))
-        return self.score_sequences(sequences)
+            num_prompt.append(len(tokens))
+        return self.score_sequences(sequences, num_prompt)
 
-    def score_sequences(self, sequences: Sequence[list[int]]) -> list[float]:
-        """Scores of prompts with their responses, as token ids of this model's own tokenizer."""
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    def score_sequences(self, sequences: Sequence[list[int]], num_prompt: Sequence[int] | None = None) -> list[float]:
+        """Scores of prompts with their responses, as token ids of this model's own tokenizer.
+
+        Args:
+            sequences: prompt and response of each.
+            num_prompt: tokens of each one's prompt; a prompt is then computed once for its responses, where that is less work.
+        """
+        if not sequences:
+            return []
+        packable = num_prompt is not None and can_pack(self.model.model.base_model)
+        shared = list(num_prompt) if packable and num_prompt is not None else [0] * len(sequences)
+        prompts = [tuple(ids[:num]) for ids, num in zip(sequences, shared, strict=True)]
+        order = sorted(range(len(sequences)), key=lambda i: prompts[i])
+        sharing = self._sharing([prompts[i] for i in order])
+        lengths = torch.tensor([len(sequences[i]) for i in order])
+        sharing = sharing.where_less_work(lengths, self.model.model.score.in_features)
         scores = [0.0] * len(sequences)
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            ids, mask = pad([sequences[i] for i in rows], self.tokenizer.pad_token_id)
-            found = self.score_ids(ids.to(self.device), mask.to(self.device)).tolist()
-            for i, score in zip(rows, found, strict=True):
+        for rows in passes(lengths, sharing, num_sequences=self.batch_size):
+            taken = [order[row] for row in rows.tolist()]
+            ids, mask = (x.to(self.device) for x in pad([sequences[i] for i in taken], self.tokenizer.pad_token_id))
+            part = sharing.take(rows)
+            part = Sharing(part.owner.to(self.device), part.num_prompt.to(self.device))
+            for i, score in zip(taken, self.score_ids(ids, mask, part).tolist(), strict=True):
                 scores[i] = score
         return scores
 
-    def score_ids(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _sharing(self, prompts: Sequence[tuple[int, ...]]) -> Sharing:
+        """Neighbours of one prompt share it, as many as a pass has."""
+        owner: list[int] = []
+        for i, prompt in enumerate(prompts):
+            together = prompt and owner and prompt == prompts[owner[-1]] and i - owner[-1] < self.batch_size
+            owner.append(owner[-1] if together else i)  # the number of the first of them
+        return Sharing(torch.tensor(owner), torch.tensor([len(prompt) for prompt in prompts]))
+
+    def score_ids(self, input_ids: Tensor, attention_mask: Tensor, sharing: Sharing | None = None) -> Tensor:
         """Scores of token ids of this model's own tokenizer: [B, T] -> [B]."""
         with inference_mode(self.model):
-            return self.model.score(input_ids, attention_mask)
+            return self.model.score(input_ids, attention_mask, sharing)

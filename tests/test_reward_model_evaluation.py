@@ -403,7 +403,7 @@ def test_each_text_is_scored_once(models: dict[str, str], files: dict[str, str],
     scorer = ModelReward(models["first"])
     asked: list[tuple[int, ...]] = []
     plain = scorer.score_sequences
-    monkeypatch.setattr(scorer, "score_sequences", lambda ids: asked.extend(map(tuple, ids)) or plain(ids))
+    monkeypatch.setattr(scorer, "score_sequences", lambda ids, num: asked.extend(map(tuple, ids)) or plain(ids, num))
     report = reward_model_report(scorer, READING, files["valid"])
     assert len(asked) == len(set(asked)) == len(RED) + len(ONE) + 2 + 3
     assert set(report) == {"pair_accuracy", "ci95", "num_pairs", "length_baseline", "calibration", "per_source"}

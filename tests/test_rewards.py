@@ -38,6 +38,30 @@ def test_scores_are_those_of_plain_transformers_in_the_order_given(
     assert reward([], []) == []
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
+def test_responses_to_one_prompt_share_it_wherever_they_stand(
+    family: str, tiny_reward_dir: Callable[[str], str], tokenizer: Any, batch_size: int
+):
+    path = tiny_reward_dir(family)
+    reward = ModelReward(path, PromptFormat("Q: {prompt}\nA:", " "), batch_size=batch_size)
+    prompts = [PROMPTS[i] for i in (0, 1, 0, 2, 0, 1, 0)]
+    responses = ["honey", "hi", "honey and wax", "yes", "", "hello to all", "h"]
+    texts = [f"Q: {p}\nA: {r}" for p, r in zip(prompts, responses, strict=True)]
+    assert reward(prompts, responses) == pytest.approx(by_hand(path, tokenizer, texts), abs=1e-5)
+
+
+def test_a_prompt_is_computed_once_for_its_responses(tiny_reward_dir: Callable[[str], str]):
+    reward = ModelReward(tiny_reward_dir("llama"), PromptFormat("{prompt}"))
+    computed: list[int] = []
+    reward.model.model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: computed.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    reward(["what do bees make? " * 3], ["a"])
+    alone = sum(computed)
+    reward(["what do bees make? " * 3] * 8, ["a", "b", "c", "d", "e", "f", "g", "h"])
+    assert sum(computed) - alone < 2 * alone
+
+
 def test_pitfall_17_the_stored_format_is_used(make_dir: Callable[..., str], tokenizer: Any):
     path = make_dir("gpt_neox", reward=True)
     assert ModelReward(path).format == PromptFormat()

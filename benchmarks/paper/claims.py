@@ -24,9 +24,6 @@ T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8
 SEVERAL = 3
 """Times as many parameters: what "several times larger" asks at least."""
 
-RESTORED = 1.02
-"""A text loss up to this factor of PPO's start counts as kept."""
-
 COLLAPSED = 2.0
 """A text loss above this factor of PPO's start: the policy has not overfitted the reward model but lost the language."""
 
@@ -92,18 +89,24 @@ def _of(seeds: Sequence[Measures], *path: str) -> list[float]:
 
 
 def _model(seeds: Sequence[Measures], name: str, key: str) -> np.ndarray:
+    """Of the sweeps."""
     return np.array(_of(seeds, "models", name, key))
+
+
+def _main(seeds: Sequence[Measures], name: str, key: str) -> np.ndarray:
+    """Of the main comparison, on more prompts."""
+    return np.array(_of(seeds, "main", name, key))
 
 
 def order_of_models(seeds: Sequence[Measures]) -> Finding:
     """Claim 1."""
     win = "win_rate_vs_sft"
     figures = {
-        "base": figure(_model(seeds, "base", win)),
+        "base": figure(_main(seeds, "base", win)),
         "prompted base": figure(_of(seeds, "prompted", "prompted", win)),
-        "SFT": figure(_model(seeds, "sft", win)),
-        "PPO": figure(_model(seeds, "ppo", win)),
-        "PPO-ptx": figure(_model(seeds, "ppo_ptx", win)),
+        "SFT": figure(_main(seeds, "sft", win)),
+        "PPO": figure(_main(seeds, "ppo", win)),
+        "PPO-ptx": figure(_main(seeds, "ppo_ptx", win)),
     }
     base, prompted, sft, ppo, ptx = figures.values()
     holds = base.high < prompted.low and prompted.high < sft.low and sft.high < min(ppo.low, ptx.low)
@@ -133,12 +136,12 @@ def truthful_and_constrained(seeds: Sequence[Measures]) -> Finding:
     figures = {}
     for key in ("hallucination", "satisfies_constraint"):
         figures |= {
-            f"{key.replace('_', ' ')}, {shown}": figure(_model(seeds, name, key)) for shown, name in names.items()
+            f"{key.replace('_', ' ')}, {shown}": figure(_main(seeds, name, key)) for shown, name in names.items()
         }
     holds = True
     for key, sign in (("hallucination", -1), ("satisfies_constraint", 1)):
         for shown, name in (("SFT", "sft"), ("base", "base")):
-            change = figure(_model(seeds, "ppo_ptx", key) - _model(seeds, name, key))
+            change = figure(_main(seeds, "ppo_ptx", key) - _main(seeds, name, key))
             figures[f"{key.replace('_', ' ')}, PPO-ptx less {shown}"] = change
             holds = holds and (change.high < 0 if sign < 0 else change.low > 0)
     return Finding(figures, "hallucination, PPO-ptx less SFT", holds)
@@ -224,7 +227,10 @@ def score_selects_later(seeds: Sequence[Measures]) -> Finding:
 
 
 def alignment_tax(seeds: Sequence[Measures]) -> Finding:
-    """Claim 7. The arm with text is that of the config, chosen before; each KL coefficient is compared with it."""
+    """Claim 7. The arm with text is that of the config, chosen before; each KL coefficient is compared with it.
+
+    Restored is a text loss that is not above the start's.
+    """
     start, score = _model(seeds, "init", "text_loss"), _model(seeds, "init", "rm_score")
     gain = _model(seeds, "ppo", "rm_score") - score
     kl_arms = [f"kl_{x:g}" for x in KL_COEFS]
@@ -238,9 +244,9 @@ def alignment_tax(seeds: Sequence[Measures]) -> Finding:
     for arm in kl_arms:
         share = figures[f"share of the gain, ppo_ptx less {arm}"] = figure(earned["ppo_ptx"] - earned[arm])
         costly = share.low > MUCH_SCORE  # in the end that of the largest coefficient
-        beaten = beaten and (figures[f"{arm}: text loss by its start's"].low > RESTORED or costly)
-    taxed = figures["ppo: text loss by its start's"].low > RESTORED
-    restored = figures["ppo_ptx: text loss by its start's"].high <= RESTORED
+        beaten = beaten and (figures[f"{arm}: text loss by its start's"].low > 1 or costly)
+    taxed = figures["ppo: text loss by its start's"].low > 1
+    restored = figures["ppo_ptx: text loss by its start's"].high <= 1
     return Finding(figures, "ppo: text loss by its start's", taxed and restored and beaten and costly)
 
 
@@ -441,9 +447,8 @@ CLAIMS = (
           "loss."),
     Claim(7, "PPO raises the text loss; ptx restores it, a larger KL coefficient does not or costs much more score",
           "ptx_coef of 20 or more restores, a KL coefficient of 2 does not (Appendix E.6, E.7)",
-          f"PPO ends above {RESTORED} of its start's text loss, PPO-ptx below; every kl_coef ends above too or costs "
-          f"{MUCH_SCORE} of PPO's gain in score more than PPO-ptx does, the largest costs that", alignment_tax,
-          "Nothing yet. A coefficient of 1 neither clearly restores the text loss nor clearly costs a quarter of the gain more."),
+          f"PPO ends above its start's text loss, PPO-ptx does not; every kl_coef ends above too or costs {MUCH_SCORE} of PPO's "
+          "gain in score more than PPO-ptx does, the largest costs that", alignment_tax),
     Claim(8, "Large policy learning rates diverge without ptx, less so with it",
           "above 8.05e-6 all diverged without (Appendix E.9)",
           f"at the largest rate PPO's utility ends below its start's and its text loss above {COLLAPSED:g} times its start's; "

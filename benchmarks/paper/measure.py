@@ -111,8 +111,12 @@ def main(out: Path, seed: int) -> None:
     measures = {
         "seed": seed,
         "models": models_of(out / "evaluate_all.json"),
+        "main": models_of(out / "evaluate_main.json"),
         "prompted": models_of(out / "evaluate_prompted.json"),
-        "num_prompts": json.loads((out / "evaluate_all.json").read_text(encoding="utf-8"))["num_prompts"],
+        "num_prompts": {
+            name: json.loads((out / f"evaluate_{name}.json").read_text(encoding="utf-8"))["num_prompts"]
+            for name in ("all", "main")
+        },
         "parameters": {name: parameters(out / name / "export") for name in ("base", "large", "ppo_ptx")},
         "rm": json.loads((out / "evaluate_rm.json").read_text(encoding="utf-8")),
         "agreement": json.loads((out / "ranked/agreement.json").read_text(encoding="utf-8")),

@@ -80,6 +80,16 @@ WORKED_PAGES = 0.15
 many are requests that nobody answers: what a prompt without prefix looks like."""
 
 
+MAIN = ("base", "sft", "init", "ppo", "ppo_ptx")
+"""Models of the main comparison, on more prompts than the sweeps: differences of a few percent are to be seen."""
+
+NUM_MAIN = 1600
+"""Prompts of customers that no stage has seen: those for PPO, then those for the reward model."""
+
+SCORE_SAMPLES = 4
+"""Responses to each validation prompt by whose reward-model score an epoch is selected."""
+
+
 class Seed:
     """The stages of one seed.
 
@@ -149,6 +159,13 @@ class Seed:
                      "--seed", str(self.seed))  # fmt: skip
         for split in ("train", "valid"):
             os.replace(f"{out}/collected/raw/text.{split}.jsonl", f"{out}/data/text.{split}.jsonl")
+        rows = [row for kind in ("ppo", "rm") for row in read(self.out / f"data/prompts_{kind}.test.jsonl")]
+        write(self.main_prompts, rows[:NUM_MAIN])
+
+    @property
+    def main_prompts(self) -> Path:
+        """Of the main comparison."""
+        return self.out / "data/prompts_main.test.jsonl"
 
     def samples(self) -> None:
         """Nine outputs per prompt of a first SFT model, that of the demo: the reward model that selects comes from them."""
@@ -194,7 +211,12 @@ class Seed:
         ]
         overlay = {
             "trainer": {"max_epochs": SFT_EPOCHS, "callbacks": callbacks},
-            "model": {"init_args": {"reward_model": self.export("rm"), "sampling": {"max_new_tokens": 48}}},
+            "model": {
+                "init_args": {
+                    "reward_model": self.export("rm"),
+                    "sampling": {"max_new_tokens": 48, "num_samples": SCORE_SAMPLES},
+                }
+            },
         }
         self.fit("sft", ("sft",), overlay=overlay)
 
@@ -280,11 +302,18 @@ class Seed:
         models = {name: self.export(name) for name in stages}
         self.evaluate("evaluate_all", models, responses_out=str(self.out / "responses.jsonl"))
 
+    def evaluate_main(self) -> None:
+        """The models that the paper compares first."""
+        models = {name: self.export(name) for name in MAIN}
+        self.evaluate("evaluate_main", models, prompts=str(self.main_prompts), text=None)
+
     def evaluate_prompted(self) -> None:
-        """The prompted pretrained models: their prefix makes every prompt longer."""
+        """The prompted pretrained models on the same prompts: their prefix makes every prompt longer."""
         models = {name: self.export(name) for name in ("sft", "prompted", "prompted_large")}
         reading = {"max_prompt_tokens": 207, "max_response_tokens": 48, "max_tokens": 256}
-        self.evaluate("evaluate_prompted", models, reading=reading, init="sft")
+        self.evaluate(
+            "evaluate_prompted", models, reading=reading, init="sft", text=None, prompts=str(self.main_prompts)
+        )
 
     def evaluate_sft(self) -> None:
         """Both selections of the long SFT run against one another."""
@@ -333,11 +362,12 @@ class Seed:
             ]
         found += [
             self.job("evaluate_all", ("large", "sft", *ARMS), self.evaluate_all),
+            self.job("evaluate_main", MAIN, self.evaluate_main),
             self.job("evaluate_prompted", ("prompted", "sft"), self.evaluate_prompted),
             self.job("evaluate_sft", ("sft",), self.evaluate_sft),
             self.job("evaluate_rm", ("rm",), self.evaluate_rm),
         ]
-        measured = [f"evaluate_{name}" for name in ("all", "prompted", "sft", "rm")]
+        measured = [f"evaluate_{name}" for name in ("all", "main", "prompted", "sft", "rm")]
         measured += [f"evaluate_over_{size}" for size in GOLD_RM_PROMPTS]
         found.append(self.job("measure", ("best_of", "rm_pairs", "rm_kwise", *measured), self.module("measure")))
         return found

@@ -202,7 +202,7 @@ def _measure(
         by_text = [dict(zip(r.responses, own.scores, strict=True)) for r, own in zip(records, scored, strict=True)]
         agreement[file] = model_agreement(shared[file], by_text, seed)
     sequences = output_sequences(prompts, scorer, reading) if prompts else []
-    scores = score_once(scorer, (ids for row in sequences for ids in row.values()), OUTPUTS)
+    scores = score_once(scorer, {ids: 0 for row in sequences for ids in row.values()}, OUTPUTS)
     return Measured(pairs, agreement, [{system: scores[ids] for system, ids in row.items()} for row in sequences])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, TypeVar
@@ -23,7 +23,6 @@ NUM_BINS = 10
 """Of the confidence, from 0.5 to 1."""
 
 R = TypeVar("R", Comparison, Prompt)
-Sequences = Iterable[tuple[int, ...]]
 
 
 def reward_model_report(
@@ -89,7 +88,9 @@ def score_comparisons(
     rankings = tokenize_comparisons(records, scorer.tokenizer, scorer.format, reading)
     needs = {reading.shortened(): longest(rankings)}
     check_context(scorer.model.model.config, f"the reward model, for {source}", needs)
-    needed = (tuple(ids) for ranking in rankings if len(set(ranking.ranking)) > 1 for ids in ranking.ids)
+    needed = {
+        tuple(ids): ranking.num_prompt for ranking in rankings if len(set(ranking.ranking)) > 1 for ids in ranking.ids
+    }
     scores = score_once(scorer, needed, source)
     return [
         Scored(
@@ -100,21 +101,22 @@ def score_comparisons(
     ]
 
 
-def score_once(scorer: ModelReward, sequences: Sequences, source: str) -> dict[tuple[int, ...], float]:
-    """The score of each different sequence of token ids.
+def score_once(
+    scorer: ModelReward, sequences: Mapping[tuple[int, ...], int], source: str
+) -> dict[tuple[int, ...], float]:
+    """The score of each sequence of token ids; the values are the tokens of its prompt, 0 where none is to be shared.
 
     Raises:
         ValueError: a score is not finite.
     """
-    unique = list(dict.fromkeys(sequences))
-    scores = scorer.score_sequences([list(ids) for ids in unique])
+    scores = scorer.score_sequences([list(ids) for ids in sequences], list(sequences.values()))
     num_wrong = sum(not math.isfinite(score) for score in scores)
     if num_wrong:
         raise ValueError(
             f"{source}: the reward model gives NaN or infinity for {num_wrong} of {len(scores)} sequences: its weights "
             "are damaged, or overflow in the dtype they were saved in; export it again"
         )
-    return dict(zip(unique, scores, strict=True))
+    return dict(zip(sequences, scores, strict=True))
 
 
 @dataclass(frozen=True)
