@@ -24,7 +24,7 @@ from benchmarks.paper.jobs import Job, Ledger, run
 from benchmarks.paper.measure import curve, forward_passes, head_to_head, parameters, preferences
 from benchmarks.paper.prompted import MAX_PREFIX_TOKENS, candidates
 from benchmarks.paper.results import claims_table, figures_tables
-from benchmarks.paper.stages import ARMS, GOLD_RM_PROMPTS, Seed, by_all, by_truth, pairs_of
+from benchmarks.paper.stages import ARMS, GOLD_RM_PROMPTS, MAIN, Seed, by_all, by_truth, pairs_of, rank_whole
 from benchmarks.paper_in_miniature import main as paper_main
 
 # ------------------------------------------------------------------ jobs
@@ -168,6 +168,20 @@ def test_every_labeler_ranks_the_same_outputs_of_every_prompt():
         own = [row for row in rows if row["id"].startswith(f"p{i}/")]
         assert {row["labeler"] for row in own} == {labeler.id for labeler in TRAINING}
         assert len({tuple(row["responses"]) for row in own}) == 1
+
+
+def test_whole_rankings_are_of_all_different_outputs_of_prompts_that_have_enough():
+    rows = sampled(3)
+    rows[0]["responses"] = [f"Oak {i}." for i in range(9)]
+    rows[1]["responses"] = [*[f"Oak {i}." for i in range(8)], "Oak 0."]
+    rows[2]["responses"] = [*[f"Oak {i}." for i in range(7)], " "]
+    whole = rank_whole([{**row, "user": "u"} for row in rows], 1)
+    assert [(row["id"], row["responses"]) for row in whole] == [
+        ("p0", rows[0]["responses"]),
+        ("p1", rows[1]["responses"][:8]),
+    ]
+    assert all(len(row["ranking"]) == len(row["responses"]) and min(row["ranking"]) == 1 for row in whole)
+    assert {row["labeler"] for row in whole} <= {labeler.id for labeler in TRAINING}
 
 
 def test_the_truth_ranks_by_utility_and_leaves_out_what_it_cannot_tell_apart():
@@ -350,9 +364,8 @@ def measures(seed: int) -> dict[str, Any]:
         "init": policy(0.46, utility=3.4),
         "ppo": policy(0.6 + e, text_loss=1.2 + e, rm_score=0.7 + e),
         "ppo_ptx": policy(0.58 + e, hallucination=0.2 + e, satisfies_constraint=0.5 + e, rm_score=0.65 + e, text_loss=0.98),
-        **{f"ptx_{x:g}": policy(0.57, text_loss=0.99, rm_score=0.6 + e) for x in (0.1, 0.3, 3.0)},
-        "kl_0.3": policy(0.55, text_loss=1.1, rm_score=0.5),
-        "kl_1": policy(0.5, text_loss=1.01, rm_score=0.2 + e),
+        **{f"ptx_{x:g}": policy(0.57, text_loss=0.99, rm_score=0.6 + e) for x in (0.3, 3.0)},
+        "kl_1": policy(0.5, text_loss=1.01 + e, rm_score=0.5),
         "kl_3": policy(0.47, text_loss=1.0, rm_score=0.05 + e),
         "lr_4": policy(0.5, utility=3.5 + e), "lr_4_ptx": policy(0.5, utility=3.6 + e),
         "lr_16": policy(0.1, utility=1.0 + e, text_loss=5 + e), "lr_16_ptx": policy(0.4, utility=3.0 - e),
@@ -365,6 +378,7 @@ def measures(seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "models": models,
+        "main": {name: models[name] for name in MAIN},
         "prompted": {"prompted": policy(0.2 + e), "prompted_large": policy(0.3 + e), "sft": policy(0.5)},
         "head_to_head": {"ppo_ptx/large": 0.8 + e},
         "parameters": {"base": 10, "large": 50, "ppo_ptx": 10},
@@ -426,14 +440,14 @@ def change(*path: str, to: Callable[[int], Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("claim", "path", "to"),
     [
-        (1, ("models", "ppo", "win_rate_vs_sft"), lambda s: 0.49 + 0.002 * s),  # intervals overlap
+        (1, ("main", "ppo", "win_rate_vs_sft"), lambda s: 0.49 + 0.002 * s),  # intervals overlap
         (1, ("prompted", "prompted", "win_rate_vs_sft"), lambda s: 0.09 + 0.002 * s),
         (2, ("head_to_head", "ppo_ptx/large"), lambda s: 0.45 + 0.02 * s),  # mean above a half, interval not
         (2, ("parameters", "large"), lambda s: 20),  # twice is not several times
-        (3, ("models", "ppo_ptx", "satisfies_constraint"), lambda s: 0.43 + 0.01 * s),
-        (3, ("models", "ppo_ptx", "hallucination"), lambda s: 0.37 + 0.01 * s),
-        (3, ("models", "base", "satisfies_constraint"), lambda s: 0.9),
-        (3, ("models", "base", "hallucination"), lambda s: 0.1),
+        (3, ("main", "ppo_ptx", "satisfies_constraint"), lambda s: 0.43 + 0.01 * s),
+        (3, ("main", "ppo_ptx", "hallucination"), lambda s: 0.37 + 0.01 * s),
+        (3, ("main", "base", "satisfies_constraint"), lambda s: 0.9),
+        (3, ("main", "base", "hallucination"), lambda s: 0.1),
         (4, ("rm", "models", "rm", "held_out", "pair_accuracy"), lambda s: 0.68 + 0.01 * s),
         (4, ("rm", "agreement", "training", "labelers", "agreement"), lambda s: 0.81),
         (4, ("rm", "agreement", "held_out", "labelers", "agreement"), lambda s: 0.6),  # far above is not near either
@@ -447,7 +461,7 @@ def change(*path: str, to: Callable[[int], Any]) -> list[dict[str, Any]]:
         (6, ("sft_curve", "val/loss"), lambda s: [2.0, 1.9, 1.9, 1.9, 1.9, 1.905]),  # not overfitted
         (6, ("sft_curve", "val/rm_score"), lambda s: [0.0, 0.3, 0.1, 0.1, 0.31, 0.1]),  # one late peak, and no rise
         (6, ("sft", "best_score", "win_rate_vs_least_loss"), lambda s: 0.48 + 0.01 * s),
-        (7, ("models", "ppo", "text_loss"), lambda s: 1.01),  # no tax to begin with
+        (7, ("models", "ppo", "text_loss"), lambda s: 0.994 + 0.003 * s),  # no tax to begin with
         (7, ("models", "kl_1"), lambda s: policy(0.5, text_loss=0.97, rm_score=0.66)),  # a cheap remedy
         (
             7,
@@ -495,7 +509,7 @@ def test_one_seed_shows_nothing():
 
 
 def test_the_table_has_every_claim_and_says_which_do_not_hold():
-    rows = claims.evaluate_claims(change("models", "ppo", "text_loss", to=lambda s: 1.01))
+    rows = claims.evaluate_claims(change("models", "ppo", "text_loss", to=lambda s: 0.99 + 0.003 * s))
     report = {"claims": rows, "command": "python x.py", "seeds": [1, 2], "minutes": 61.2, "hardware": "2 CPU cores",
               "versions": {"torch": "2.13.0"}}  # fmt: skip
     lines = claims_table(report).splitlines()

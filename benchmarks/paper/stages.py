@@ -19,7 +19,7 @@ from miniature.demo import Demo, read
 from miniature.generate import write
 from miniature.gold import judge
 from miniature.labelers import HELD_OUT, TRAINING, Labeler, rank
-from miniature.rank import choose, compare
+from miniature.rank import choose, compare, comparison
 
 from benchmarks.paper.jobs import Job
 
@@ -29,19 +29,35 @@ NO_TEXT = ("--model.ppo.ptx_coef", "0", "--data.text", "null")
 POLICY_LR = 0.0005
 """Of configs/miniature/ppo.yaml."""
 
-PTX_COEFS = (0.1, 0.3, 3.0)
-KL_COEFS = (0.3, 1.0, 3.0)
+KL_COEF = 0.25
+"""Of all runs but those of the sweep: with the demo's 0.08 PPO gives up what the reward model hardly sees."""
+
+PTX_COEFS = (0.3, 3.0)
+KL_COEFS = (1.0, 3.0)
 LR_FACTORS = (4, 16)
 
-ARMS: dict[str, tuple[str, ...]] = {
-    "ppo_ptx": (),
-    "ppo": NO_TEXT,
-    **{f"ptx_{coef:g}": ("--model.ppo.ptx_coef", str(coef)) for coef in PTX_COEFS},
-    **{f"kl_{coef:g}": (*NO_TEXT, "--model.ppo.kl_coef", str(coef)) for coef in KL_COEFS},
-    **{f"lr_{x}_ptx": ("--model.optimizer.init_args.lr", str(POLICY_LR * x)) for x in LR_FACTORS},
-    **{f"lr_{x}": (*NO_TEXT, "--model.optimizer.init_args.lr", str(POLICY_LR * x)) for x in LR_FACTORS},
+ARMS: dict[str, dict[str, float]] = {
+    "ppo_ptx": {},
+    "ppo": {"ptx_coef": 0},
+    **{f"ptx_{coef:g}": {"ptx_coef": coef} for coef in PTX_COEFS},
+    **{f"kl_{coef:g}": {"ptx_coef": 0, "kl_coef": coef} for coef in KL_COEFS},
+    **{f"lr_{x}_ptx": {"lr": POLICY_LR * x} for x in LR_FACTORS},
+    **{f"lr_{x}": {"ptx_coef": 0, "lr": POLICY_LR * x} for x in LR_FACTORS},
 }
-"""PPO runs -> what differs from configs/miniature/ppo.yaml."""
+"""PPO runs -> what differs from configs/miniature/ppo.yaml, beside `KL_COEF`."""
+
+
+def options_of(arm: dict[str, float]) -> tuple[str, ...]:
+    """Of the command."""
+    found = ["--model.ppo.kl_coef", str(arm.get("kl_coef", KL_COEF))]
+    if "lr" in arm:
+        found += ["--model.optimizer.init_args.lr", str(arm["lr"])]
+    if arm.get("ptx_coef") == 0:
+        found += NO_TEXT
+    elif "ptx_coef" in arm:
+        found += ["--model.ppo.ptx_coef", str(arm["ptx_coef"])]
+    return tuple(found)
+
 
 LARGE = (
     "--model.model.config.hidden_size", "256", "--model.model.config.num_hidden_layers", "6",
@@ -50,10 +66,11 @@ LARGE = (
 """The larger pretrained model; counted in parameters by `claims`."""
 
 SFT_EPOCHS = 16
-"""The paper's (section 3.5); the SFT model is the epoch of the highest reward-model score, as there."""
+"""The paper's (section 3.5); the SFT model is the epoch of the highest reward-model score, as there. PPO's start is selected in
+the same way, from as many epochs with text among them."""
 
-INIT_EPOCHS = 12
-"""Of PPO's start; the demo's 4 leave it behind the SFT model."""
+RM_EPOCHS = 3
+"""Of the reward model that selects and rewards; the demo's 2 leave it a point of accuracy behind."""
 
 GOLD_RM_PROMPTS = (60, 480, 3840)
 """Ranked prompts that the reward models of the over-optimization study learn from."""
@@ -66,8 +83,15 @@ OVER_LR = 0.00025
 RANKINGS = 5
 """Times as many ranked prompts as the demo has: then they are to demonstrations as the paper's 33k to 13k."""
 
-PAIR_PROMPTS = 1500
-"""Ranked prompts of the comparison of shuffled pairs with whole rankings."""
+PAIR_PROMPTS = 500
+"""Prompts of the comparison of shuffled pairs with whole rankings, which ranks all of their outputs (K up to 9, 8 at least). The
+reward model is of the larger size: as the paper's, about five times the policy's."""
+
+MIN_WHOLE = 8
+
+PAIR_LR = 0.002
+PAIR_VALID = 300
+"""Validation rankings of that comparison; it validates ten times an epoch."""
 
 RM_BATCH = 8
 """Rankings of a batch, as in configs/miniature/rm.yaml; of shuffled pairs as many comparisons make one."""
@@ -75,9 +99,9 @@ RM_BATCH = 8
 NUM_BY_ALL = 250
 """Validation prompts that every labeler ranks."""
 
-WORKED_PAGES = 0.15
-"""Share of the pretraining text's pages that show, under a heading, a task done well: what a prefix can call up. A third as
-many are requests that nobody answers: what a prompt without prefix looks like."""
+WORKED_PAGES = 0.2
+"""Share of the pretraining text's pages that show, under a heading, a task done well: what a prefix can call up. As many
+are requests that nobody answers: what a prompt without prefix looks like."""
 
 
 MAIN = ("base", "sft", "init", "ppo", "ppo_ptx")
@@ -88,6 +112,9 @@ NUM_MAIN = 1600
 
 SCORE_SAMPLES = 4
 """Responses to each validation prompt by whose reward-model score an epoch is selected."""
+
+
+EXPORT = "lit_instructgpt.callbacks.ExportHF"
 
 
 class Seed:
@@ -189,8 +216,10 @@ class Seed:
         train = [row for row in elements if splits[row["id"]] == "train"]
         write(folder / "comparisons.train.jsonl", train)
         write(folder / "comparisons.valid.jsonl", [row for row in elements if splits[row["id"]] == "valid"])
-        write(folder / "kwise.train.jsonl", train[:PAIR_PROMPTS])
-        write(folder / "pairs.train.jsonl", pairs_of(train[:PAIR_PROMPTS], self.seed))
+        write(folder / "few.valid.jsonl", [row for row in elements if splits[row["id"]] == "valid"][:PAIR_VALID])
+        whole = rank_whole([row for row in rows if row["split"] == "train"], self.seed)[:PAIR_PROMPTS]
+        write(folder / "kwise.train.jsonl", whole)
+        write(folder / "pairs.train.jsonl", pairs_of(whole, self.seed))
         valid = [row for row in rows if row["split"] == "valid"][:NUM_BY_ALL]
         for name, labelers in (("training", TRAINING), ("held_out", HELD_OUT)):
             write(folder / f"all_{name}.valid.jsonl", by_all(valid, labelers, self.seed))
@@ -204,40 +233,42 @@ class Seed:
 
     def sft(self) -> None:
         """SFT for the paper's 16 epochs; kept are the epoch of highest reward-model score and that of least loss."""
-        export = "lit_instructgpt.callbacks.ExportHF"
-        callbacks = [
-            {"class_path": export, "init_args": {"monitor": "val/rm_score"}},
-            {"class_path": export, "init_args": {"monitor": "val/loss", "mode": "min", "dirname": "least_loss"}},
-        ]
+        least = {"monitor": "val/loss", "mode": "min", "dirname": "least_loss"}
+        self.selected("sft", ("sft",), {"class_path": EXPORT, "init_args": least})
+
+    def init(self) -> None:
+        """PPO's start: the same with text among the demonstrations."""
+        self.selected("init", ("sft", "init"))
+
+    def selected(self, stage: str, configs: Sequence[str], *callbacks: Row) -> None:
+        """SFT of which the epoch of highest reward-model score is kept."""
+        best = {"class_path": EXPORT, "init_args": {"monitor": "val/rm_score"}}
+        sampling = {"max_new_tokens": 48, "num_samples": SCORE_SAMPLES}
         overlay = {
-            "trainer": {"max_epochs": SFT_EPOCHS, "callbacks": callbacks},
-            "model": {
-                "init_args": {
-                    "reward_model": self.export("rm"),
-                    "sampling": {"max_new_tokens": 48, "num_samples": SCORE_SAMPLES},
-                }
-            },
+            "trainer": {"max_epochs": SFT_EPOCHS, "callbacks": [best, *callbacks]},
+            "model": {"init_args": {"reward_model": self.export("rm"), "sampling": sampling}},
         }
-        self.fit("sft", ("sft",), overlay=overlay)
+        self.fit(stage, configs, overlay=overlay)
 
     def rm_pairs(self) -> None:
         """A reward model on shuffled pairs, as many comparisons a step as of whole rankings."""
         folder = self.out / "ranked"
         num_pairs, num_rankings = (len(read(folder / f"{name}.train.jsonl")) for name in ("pairs", "kwise"))
         batch = round(RM_BATCH * num_pairs / num_rankings)
-        self.fit("rm_pairs", ("rm",), "--data.train", str(folder / "pairs.train.jsonl"), "--data.batch_size", str(batch),
-                 *self.one_epoch())  # fmt: skip
+        self.within_an_epoch("rm_pairs", "pairs", "--data.batch_size", str(batch))
 
-    def one_epoch(self) -> tuple[str, ...]:
-        """Options of the reward models that are compared within an epoch."""
-        return (
-            "--model.model",
-            self.export("first_sft"),
-            "--trainer.max_epochs",
-            "1",
-            "--trainer.val_check_interval",
-            "0.1",
-        )
+    def rm_kwise(self) -> None:
+        """The same on whole rankings."""
+        self.within_an_epoch("rm_kwise", "kwise", "--data.batch_size", str(RM_BATCH))
+
+    def within_an_epoch(self, stage: str, data: str, *options: str) -> None:
+        """A larger reward model, validated along its only epoch."""
+        folder = self.out / "ranked"
+        self.fit(
+            stage, ("rm",), "--model.model", self.export("large"), "--data.train", str(folder / f"{data}.train.jsonl"),
+            "--data.valid", str(folder / "few.valid.jsonl"), "--trainer.max_epochs", "1",
+            "--trainer.val_check_interval", "0.1", "--model.optimizer.init_args.lr", str(PAIR_LR), *options,
+        )  # fmt: skip
 
     def gold_rm(self, size: int) -> None:
         """A reward model that learns from the truth's own rankings of some prompts."""
@@ -255,7 +286,7 @@ class Seed:
                 "val_check_interval": 1,
                 "limit_val_batches": 1,
                 "callbacks": [
-                    {"class_path": "lit_instructgpt.callbacks.ExportHF", "init_args": {"every": 1}},
+                    {"class_path": EXPORT, "init_args": {"every": 1}},
                 ],
             },
             "model": {"init_args": {"reward_model": self.export(f"gold_rm_{size}")}},
@@ -335,20 +366,19 @@ class Seed:
     def jobs(self) -> list[Job]:
         """All of them."""
         from_first = ("--model.model", self.export("first_sft"))
-        kwise = ("--data.train", str(self.out / "ranked/kwise.train.jsonl"), *self.one_epoch())
         found = [
             self.job("data", (), self.data, "collected", "data"),
             self.trained("base", ("data",), ("base",)),
             self.trained("large", ("data",), ("base",), *LARGE),
             self.trained("first_sft", ("base",), ("sft",)),
-            self.trained("init", ("base",), ("sft", "init"), "--trainer.max_epochs", str(INIT_EPOCHS)),
             self.job("samples", ("first_sft",), self.samples, "predict"),
             self.job("ranked", ("samples",), self.ranked),
-            self.trained("rm", ("ranked",), ("rm",), *from_first),
+            self.trained("rm", ("ranked",), ("rm",), *from_first, "--trainer.max_epochs", str(RM_EPOCHS)),
             self.job("sft", ("rm",), self.sft, "sft"),
-            *[self.trained(name, ("rm", "init"), ("ppo",), *options) for name, options in ARMS.items()],
-            self.job("rm_pairs", ("ranked",), self.rm_pairs, "rm_pairs"),
-            self.trained("rm_kwise", ("ranked",), ("rm",), *kwise),
+            self.job("init", ("rm",), self.init, "init"),
+            *[self.trained(name, ("init",), ("ppo",), *options_of(arm)) for name, arm in ARMS.items()],
+            self.job("rm_pairs", ("ranked", "large"), self.rm_pairs, "rm_pairs"),
+            self.job("rm_kwise", ("ranked", "large"), self.rm_kwise, "rm_kwise"),
             self.job("best_of", ("init",), self.best_of, "best_of"),
             self.job("prompted", ("base", "large", "rm"), self.module("prompted"), "prompted", "prompted_large"),
         ]
@@ -383,6 +413,17 @@ class Seed:
 
 
 # ------------------------------------------------------------------ rankings
+
+
+def rank_whole(rows: Sequence[Row], seed: int) -> list[Row]:
+    """All different outputs of each prompt ranked by a training labeler; prompts with fewer than `MIN_WHOLE` are left out."""
+    found = []
+    for row in rows:
+        responses = list(dict.fromkeys(text for text in row["responses"] if text.strip()))
+        if len(responses) >= MIN_WHOLE:
+            rng = random.Random(f"{seed}/{row['id']}/whole")
+            found.append(comparison(row, responses, rng.choice(TRAINING), rng))
+    return found
 
 
 def pairs_of(elements: Sequence[Row], seed: int) -> list[Row]:

@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         "--worked-pages",
         type=float,
         default=0.0,
-        help="share of the pretraining text's pages that show tasks done well; a third as many are requests without answers",
+        help="share of the pretraining text's pages that show tasks done well; as many are requests without answers",
     )
     args = parser.parse_args(argv)
     counts = generate(args.out, args.seed, args.web_words, rankings=args.rankings, worked_pages=args.worked_pages)

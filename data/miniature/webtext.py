@@ -283,14 +283,13 @@ GENRES: list[tuple[Genre, float]] = [
 def documents(rng: random.Random, num_words: int, worked_pages: float = 0.0) -> Iterator[str]:
     """Yield documents until they hold about so many words and marks.
 
-    A share of `worked_pages` shows, under a heading, tasks that are done well; a third as many are requests without an answer.
+    A share of `worked_pages` shows, under a heading, tasks that are done well; as many are requests without an answer.
     """
     count = 0
     genres = [genre for genre, _ in GENRES] + [worked, asked]
     weights = [weight for _, weight in GENRES]
-    asked_pages = worked_pages / 3
-    whole = sum(weights) / (1 - worked_pages - asked_pages)
-    weights += [whole * worked_pages, whole * asked_pages]
+    whole = sum(weights) / (1 - 2 * worked_pages)
+    weights += [whole * worked_pages] * 2
     while count < num_words:
         text = rng.choices(genres, weights=weights)[0](rng)
         count += len(tokens(text))
