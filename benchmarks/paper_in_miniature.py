@@ -23,8 +23,8 @@ from benchmarks.paper.jobs import Ledger, run  # noqa: E402
 from benchmarks.paper.results import claims_table, shown  # noqa: E402
 from benchmarks.paper.stages import Seed  # noqa: E402
 
-SEEDS = (1, 2, 3, 4, 5)
-"""Seed 0 is the one on which sweeps and rules were tried."""
+SEEDS = (6, 7, 8, 9, 10)
+"""Sweeps and rules were tried on seeds 0 to 5."""
 
 OUT = ROOT / "benchmarks/results/paper_in_miniature.json"
 
