@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     seconds = {**stages.commands.seconds, "rm_figures": round(sum(figures.seconds.values()), 1)}
     options = "".join(f" --{name} {value}" for name, value, usual in
                       (("size", args.size, "hour"), ("device", args.device, "cpu")) if value != usual)  # fmt: skip
-    shown = f"python benchmarks/real_data.py --data {os.path.relpath(args.data)}{options}"
+    shown = f"python benchmarks/real_data.py --data DIR{options}"
     origin = args.model / "smollm2_origin.json"
     report = {
         "title": "SmolLM2-135M-Instruct: SFT, reward model and PPO-ptx on real human records",

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import random
 import sys
 from pathlib import Path
@@ -189,13 +188,14 @@ def main(argv: list[str] | None = None) -> None:
         results, work / "report.html",
     )  # fmt: skip
     report = {
-        "command": f"python benchmarks/real_evaluation.py --data {os.path.relpath(args.data)} --num {args.num}"
+        "command": f"python benchmarks/real_evaluation.py --data DIR --num {args.num}"
         + (f" --device {args.device}" if args.device != "cpu" else ""),
         "seed": args.seed,
         "taken": taken,
         "versions": versions(),
         "hardware": hardware(args.device),
         "benchmark": json.loads((work / "benchmark.json").read_text(encoding="utf-8"))["models"],
+        "output_words": words_of_systems(read(run.used["outputs"])),
         "reward_model": numbers(json.loads((work / "evaluate_rm.json").read_text(encoding="utf-8"))),
         "commands": commands.lines,
         "seconds": commands.seconds,
@@ -203,6 +203,12 @@ def main(argv: list[str] | None = None) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"written to {args.out}; the page is {work / 'report.html'}")
+
+
+def words_of_systems(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean number of words of each system's outputs: scores that go with it tell little else."""
+    systems = rows[0]["outputs"]
+    return {name: round(sum(len(row["outputs"][name].split()) for row in rows) / len(rows), 1) for name in systems}
 
 
 def numbers(found: dict[str, Any]) -> dict[str, Any]:

@@ -282,6 +282,10 @@ def paper_figures(results: dict[str, Any]) -> str:
     return figures_tables(results)
 
 
+FEW_PAIRS = 10
+"""A source of fewer pairs has no row of its own; the JSON has it."""
+
+
 def real_evaluation(results: dict[str, Any]) -> str:
     """The evaluation commands on public files and human judgements."""
     from benchmarks.real_evaluation import MAX_RESPONSE_TOKENS, ORDER, SHOWN
@@ -310,6 +314,8 @@ def real_evaluation(results: dict[str, Any]) -> str:
             f"| {among} |"
         )
         for source, part in row["per_source"].items() if len(row["per_source"]) > 1 else ():
+            if part["num_pairs"] < FEW_PAIRS:
+                continue
             low, high = part["ci95"]
             pairs.append(
                 f"| {source} | | {part['num_pairs']} | | {part['accuracy']:.1%} ({low:.1%} to {high:.1%}) "
@@ -317,10 +323,13 @@ def real_evaluation(results: dict[str, Any]) -> str:
             )
     scores = reward["outputs"]["models"]["rm"]
     order = reward["outputs"]["order"]["models"]["rm"]
-    systems = ["| system | mean score (95 % CI) | outputs |", "|---|---|---|"]
+    systems = ["| system | mean score (95 % CI) | outputs | words of an output |", "|---|---|---|---|"]
     for name, row in scores.items():
         low, high = row["ci95"]
-        systems.append(f"| {name} | {row['score']:.3f} ({low:.3f} to {high:.3f}) | {row['num_outputs']} |")
+        words = results["output_words"][name]
+        systems.append(
+            f"| {name} | {row['score']:.3f} ({low:.3f} to {high:.3f}) | {row['num_outputs']} | {words:.0f} |"
+        )
     rising = order["rising"]
     said = (
         f"From {' to '.join(ORDER)} the mean score {'rises' if order['mean_rises'] else 'does not rise'} at every step; it "

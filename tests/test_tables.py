@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.real_evaluation import ORDER, SHOWN, numbers
+from benchmarks.real_evaluation import ORDER, SHOWN, numbers, words_of_systems
 from benchmarks.tables import real_data, real_data_figures, real_evaluation
 
 
@@ -87,8 +87,10 @@ def test_the_evaluations_on_public_files():
     for task, variant, key in SHOWN:
         place = benchmark.setdefault(task, {})
         (place.setdefault(variant, {}) if variant else place)[key] = interval(0.25)
+    sources = {name: {"accuracy": 0.6, "ci95": [0.5, 0.7], "num_pairs": num, "length_baseline": 0.5}
+               for name, num in (("many", 10), ("few", 9))}  # fmt: skip
     pairs = {"pair_accuracy": 0.6, "ci95": [0.5, 0.7], "num_pairs": 18, "num_tied": 2, "num_prompts": 19,
-             "length_baseline": 0.55, "per_source": {}, "calibration": {"ece": 0.125}, "left": "out"}  # fmt: skip
+             "length_baseline": 0.55, "per_source": sources, "calibration": {"ece": 0.125}, "left": "out"}  # fmt: skip
     scores = {
         name: {"score": i / 2, "ci95": [0.0, 1.0], "num_outputs": 19, "num_empty": 0} for i, name in enumerate(ORDER)
     }
@@ -101,6 +103,7 @@ def test_the_evaluations_on_public_files():
         "command": "python benchmarks/real_evaluation.py --data DIR", "seed": 0, "hardware": "2 CPU cores",
         "versions": {"torch": "2.13.0"}, "taken": {"tulu1": {"records": 99, "taken": 20}},
         "benchmark": {"base": benchmark, "sft": benchmark}, "reward_model": numbers(found),
+        "output_words": words_of_systems([{"outputs": dict.fromkeys(ORDER, "a b c")}, {"outputs": dict.fromkeys(ORDER, "d")}]),
     }  # fmt: skip
     page = real_evaluation(report)
     assert cells(page, "hellaswag, accuracy_by_average, n = 40")[1:] == ["0.250 (0.150 to 0.350)"] * 2
@@ -113,6 +116,8 @@ def test_the_evaluations_on_public_files():
         "0.125",
         "75.0% of 12",
     ]
-    assert cells(page, ORDER[2])[1] == "1.000 (0.000 to 1.000)"
+    assert cells(page, ORDER[2])[1:] == ["1.000 (0.000 to 1.000)", "19", "2"]
+    assert cells(page, "many")[2] == "10"
+    assert "| few |" not in page, "nine pairs say nothing of a source"
     assert "rises at 50.0% of the prompts (40.0% to 60.0%; by chance 16.7 %)" in page
     assert "20 of 99 of tulu1" in page

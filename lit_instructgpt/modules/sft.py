@@ -268,15 +268,12 @@ class SFT(LightningModule):
         ]
         ids, mask = (x.to(self.device) for x in pad(prompts, self.tokenizer.pad_token_id, left=True))
         responses = sample_rows(self.policy, self.tokenizer, ids, mask, self.sampling, batch_idx)
-        k, num = self.sampling.num_samples, len(prompts)
-        texts = [prompts[i // k] + response for i, response in enumerate(responses)]
-        scores = [  # as many at a time as without several samples
-            self._scorer.score_ids(*(x.to(self.device) for x in pad(texts[i : i + num], self.tokenizer.pad_token_id)))
-            for i in range(0, len(texts), num)
-        ]
+        own = [prompts[i // self.sampling.num_samples] for i in range(len(responses))]
+        sequences = [prompt + response for prompt, response in zip(own, responses, strict=True)]
+        scores = self._scorer.score_sequences(sequences, [len(prompt) for prompt in own])
         stopped = mean(self.tokenizer.eos_token_id in response for response in responses)
-        self.log("val/rm_score", torch.cat(scores).mean(), batch_size=num, prog_bar=True, sync_dist=True)
-        self.log("val/stop_rate", stopped, batch_size=num, sync_dist=True)
+        self.log("val/rm_score", mean(scores), batch_size=len(prompts), prog_bar=True, sync_dist=True)
+        self.log("val/stop_rate", stopped, batch_size=len(prompts), sync_dist=True)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """K sampled responses per prompt, in the form of the ranking data (without a ranking)."""
