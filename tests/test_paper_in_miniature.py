@@ -453,7 +453,11 @@ def change(*path: str, to: Callable[[int], Any]) -> list[dict[str, Any]]:
         (4, ("rm", "agreement", "held_out", "labelers", "agreement"), lambda s: 0.6),  # far above is not near either
         (4, ("rm", "models", "rm", "held_out", "pair_accuracy"), lambda s: 0.4),  # more than a few points
         (5, ("rm_curves", "rm_pairs", "val/loss"), lambda s: [0.62, 0.61, 0.60]),
-        (5, ("rm_curves", "rm_pairs", "val/loss"), lambda s: [0.71, 0.6985, 0.70]),  # higher, and hardly risen
+        (
+            5,
+            ("rm_curves", "rm_pairs", "val/loss"),
+            lambda s: [0.71, 0.6985, 0.6985 + 0.001 * abs(s - 3)],
+        ),  # no more than by noise
         (5, ("rm_curves", "rm_kwise", "val/loss"), lambda s: [0.60, 0.50, 0.55]),  # rankings overfit too
         (5, ("rm_curves", "rm_pairs", "val/pair_accuracy"), lambda s: [0.6, 0.65, 0.63 + 0.01 * s]),
         (6, ("sft_curve", "val/rm_score"), lambda s: [0.1, 0.3, 0.2, 0.1, 0.0, 0.0]),

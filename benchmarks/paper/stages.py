@@ -95,7 +95,7 @@ reward model is of the larger size: as the paper's, about five times the policy'
 
 MIN_WHOLE = 8
 
-PAIR_LR = 0.002
+PAIR_LR, PAIR_WARMUP = 0.002, 6
 PAIR_VALID = 300
 """Validation rankings of that comparison; it validates ten times an epoch."""
 
@@ -273,7 +273,8 @@ class Seed:
         self.fit(
             stage, ("rm",), "--model.model", self.export("large"), "--data.train", str(folder / f"{data}.train.jsonl"),
             "--data.valid", str(folder / "few.valid.jsonl"), "--trainer.max_epochs", "1",
-            "--trainer.val_check_interval", "0.1", "--model.optimizer.init_args.lr", str(PAIR_LR), *options,
+            "--trainer.val_check_interval", "0.1",
+            "--model.optimizer.init_args.lr", str(PAIR_LR), "--model.num_warmup_steps", str(PAIR_WARMUP), *options,
         )  # fmt: skip
 
     def gold_rm(self, size: int) -> None:
