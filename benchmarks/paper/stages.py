@@ -94,6 +94,7 @@ PAIR_PROMPTS = 500
 reward model is of the larger size: as the paper's, about five times the policy's."""
 
 MIN_WHOLE = 8
+"""Different outputs that a prompt of that comparison has at least."""
 
 PAIR_LR, PAIR_WARMUP = 0.002, 6
 PAIR_VALID = 300
