@@ -15,6 +15,9 @@ from lit_instructgpt.models import inference_mode, load_tokenizer
 from lit_instructgpt.packing import Sharing, passes
 from lit_instructgpt.scalar_model import ScalarModel
 
+SHARED_TOKENS = 4096
+"""Tokens of a row in which responses share their prompt: its attention mask has their square."""
+
 
 class Reward(Protocol):
     """Scores finished responses; higher is better."""
@@ -79,7 +82,7 @@ class ModelReward:
         shared = list(num_prompt) if packable and num_prompt is not None else [0] * len(sequences)
         prompts = [tuple(ids[:num]) for ids, num in zip(sequences, shared, strict=True)]
         order = sorted(range(len(sequences)), key=lambda i: prompts[i])
-        sharing = self._sharing([prompts[i] for i in order])
+        sharing = self._sharing([prompts[i] for i in order], [len(sequences[i]) for i in order])
         lengths = torch.tensor([len(sequences[i]) for i in order])
         sharing = sharing.where_less_work(lengths, self.model.model.score.in_features)
         scores = [0.0] * len(sequences)
@@ -92,12 +95,16 @@ class ModelReward:
                 scores[i] = score
         return scores
 
-    def _sharing(self, prompts: Sequence[tuple[int, ...]]) -> Sharing:
-        """Neighbours of one prompt share it, as many as a pass has."""
+    def _sharing(self, prompts: Sequence[tuple[int, ...]], lengths: Sequence[int]) -> Sharing:
+        """Neighbours of one prompt share it: as many as a pass has, and a row of SHARED_TOKENS."""
         owner: list[int] = []
-        for i, prompt in enumerate(prompts):
-            together = prompt and owner and prompt == prompts[owner[-1]] and i - owner[-1] < self.batch_size
+        tokens = 0
+        for i, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
+            own = length - len(prompt)
+            fits = bool(owner) and i - owner[-1] < self.batch_size and tokens + own <= SHARED_TOKENS
+            together = fits and prompt and prompt == prompts[owner[-1]]
             owner.append(owner[-1] if together else i)  # the number of the first of them
+            tokens = tokens + own if together else length
         return Sharing(torch.tensor(owner), torch.tensor([len(prompt) for prompt in prompts]))
 
     def score_ids(self, input_ids: Tensor, attention_mask: Tensor, sharing: Sharing | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+import yaml
 from miniature.gold import judge
 from miniature.labelers import HELD_OUT, TRAINING
-from miniature.webtext import PAGE_HEADS
+from miniature.webtext import PAGE_HEADS, documents
 from safetensors.torch import save_file
 
 from benchmarks.paper import claims, measure
@@ -24,7 +26,18 @@ from benchmarks.paper.jobs import Job, Ledger, run
 from benchmarks.paper.measure import curve, forward_passes, head_to_head, parameters, preferences
 from benchmarks.paper.prompted import MAX_PREFIX_TOKENS, candidates
 from benchmarks.paper.results import claims_table, figures_tables
-from benchmarks.paper.stages import ARMS, GOLD_RM_PROMPTS, MAIN, Seed, by_all, by_truth, pairs_of, rank_whole
+from benchmarks.paper.stages import (
+    ARMS,
+    GOLD_RM_PROMPTS,
+    MAIN,
+    POLICY_LR,
+    Seed,
+    by_all,
+    by_truth,
+    options_of,
+    pairs_of,
+    rank_whole,
+)
 from benchmarks.paper_in_miniature import main as paper_main
 
 # ------------------------------------------------------------------ jobs
@@ -330,6 +343,12 @@ def test_the_misfit_is_the_root_of_the_mean_square_of_what_the_form_leaves():
     assert claims.fit(d, gold, logarithmic=False).misfit == pytest.approx(best, abs=1e-4)
 
 
+@pytest.mark.parametrize("share", [-0.1, 0.5, 0.6])
+def test_worked_pages_leave_room_for_others(share: float):
+    with pytest.raises(ValueError, match=rf"worked pages \({share}\) must be at least 0 and below 0.5"):
+        next(documents(random.Random(0), 10, share))
+
+
 # ------------------------------------------------------------------ claims
 
 
@@ -357,15 +376,20 @@ def best_of_n(peak: float) -> list[dict[str, float]]:
 def measures(seed: int) -> dict[str, Any]:
     """All claims hold; seeds differ by a little noise."""
     e = 0.002 * (seed - 3)
+    on_more = {
+        "base": {"hallucination": 0.9 + e, "satisfies_constraint": 0.1 + e},
+        "ppo": {"win_rate_vs_sft": 0.6 + e},
+        "ppo_ptx": {"win_rate_vs_sft": 0.58 + e, "hallucination": 0.2 + e, "satisfies_constraint": 0.5 + e},
+    }
     models = {
-        "base": policy(0.1 + e, hallucination=0.9 + e, satisfies_constraint=0.1 + e),
+        "base": policy(0.1 + e),
         "large": policy(0.2 + e),
         "sft": policy(0.49 + e),
         "init": policy(0.46, utility=3.4),
-        "ppo": policy(0.6 + e, text_loss=1.2 + e, rm_score=0.7 + e),
-        "ppo_ptx": policy(0.58 + e, hallucination=0.2 + e, satisfies_constraint=0.5 + e, rm_score=0.65 + e, text_loss=0.98),
+        "ppo": policy(0.48, text_loss=1.2 + e, rm_score=0.7 + e),
+        "ppo_ptx": policy(0.48, rm_score=0.65 + e, text_loss=0.98),
         **{f"ptx_{x:g}": policy(0.57, text_loss=0.99, rm_score=0.6 + e) for x in (0.3, 3.0)},
-        "kl_1": policy(0.5, text_loss=1.01 + e, rm_score=0.5),
+        "kl_1": policy(0.5, text_loss=1.1 + e, rm_score=0.5),
         "kl_3": policy(0.47, text_loss=1.0, rm_score=0.05 + e),
         "lr_4": policy(0.5, utility=3.5 + e), "lr_4_ptx": policy(0.5, utility=3.6 + e),
         "lr_16": policy(0.1, utility=1.0 + e, text_loss=5 + e), "lr_16_ptx": policy(0.4, utility=3.0 - e),
@@ -378,7 +402,7 @@ def measures(seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "models": models,
-        "main": {name: models[name] for name in MAIN},
+        "main": {name: {**models[name], **on_more.get(name, {})} for name in MAIN},
         "prompted": {"prompted": policy(0.2 + e), "prompted_large": policy(0.3 + e), "sft": policy(0.5)},
         "head_to_head": {"ppo_ptx/large": 0.8 + e},
         "parameters": {"base": 10, "large": 50, "ppo_ptx": 10},
@@ -405,6 +429,19 @@ def measures(seed: int) -> dict[str, Any]:
 
 
 SEEDS = [measures(seed) for seed in (1, 2, 3, 4, 5)]
+
+
+def test_what_the_runs_of_ppo_differ_in():
+    config = yaml.safe_load(Path("configs/miniature/ppo.yaml").read_text(encoding="utf-8"))
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == POLICY_LR
+    kl, no_text = ("--model.ppo.kl_coef", "0.25"), ("--model.ppo.ptx_coef", "0", "--data.text", "null")
+    lr = "--model.optimizer.init_args.lr"
+    assert options_of(ARMS["ppo_ptx"]) == kl
+    assert options_of(ARMS["ppo"]) == (*kl, *no_text)
+    assert options_of(ARMS["ptx_3"]) == (*kl, "--model.ppo.ptx_coef", "3.0")
+    assert options_of(ARMS["kl_1"]) == ("--model.ppo.kl_coef", "1.0", *no_text)
+    assert options_of(ARMS["lr_16_ptx"]) == (*kl, lr, "0.008")
+    assert options_of(ARMS["lr_16"]) == (*kl, lr, "0.008", *no_text)
 
 
 def test_all_claims_hold_on_measures_that_were_made_so():
@@ -456,8 +493,13 @@ def change(*path: str, to: Callable[[int], Any]) -> list[dict[str, Any]]:
         (
             5,
             ("rm_curves", "rm_pairs", "val/loss"),
-            lambda s: [0.71, 0.6985, 0.6985 + 0.001 * abs(s - 3)],
-        ),  # no more than by noise
+            lambda s: [0.71, 0.6985, 0.7585 if s == 4 else 0.7005],
+        ),  # .0136 in the mean, of a single seed
+        (
+            5,
+            ("rm_curves", "rm_pairs", "val/loss"),
+            lambda s: [0.71, 0.6985, 0.7055 + 0.0001 * s],
+        ),  # surely, but by less than .01
         (5, ("rm_curves", "rm_kwise", "val/loss"), lambda s: [0.60, 0.50, 0.55]),  # rankings overfit too
         (5, ("rm_curves", "rm_pairs", "val/pair_accuracy"), lambda s: [0.6, 0.65, 0.63 + 0.01 * s]),
         (6, ("sft_curve", "val/rm_score"), lambda s: [0.1, 0.3, 0.2, 0.1, 0.0, 0.0]),
@@ -467,11 +509,8 @@ def change(*path: str, to: Callable[[int], Any]) -> list[dict[str, Any]]:
         (6, ("sft", "best_score", "win_rate_vs_least_loss"), lambda s: 0.48 + 0.01 * s),
         (7, ("models", "ppo", "text_loss"), lambda s: 0.994 + 0.003 * s),  # no tax to begin with
         (7, ("models", "kl_1"), lambda s: policy(0.5, text_loss=0.97, rm_score=0.66)),  # a cheap remedy
-        (
-            7,
-            ("models", "kl_1"),
-            lambda s: policy(0.5, text_loss=1.0, rm_score=0.66),
-        ),  # it restores, if no more than that
+        (7, ("models", "kl_1"), lambda s: policy(0.5, text_loss=1.0, rm_score=0.66)),  # restores, if no more than that
+        (7, ("models", "kl_1"), lambda s: policy(0.5, text_loss=1.015, rm_score=0.66)),  # but for a twelfth of the rise
         (7, ("models", "kl_1"), lambda s: policy(0.5, text_loss=1.0, rm_score=0.6)),  # for a little of the score
         (7, ("models", "kl_3", "rm_score"), lambda s: 0.66),  # the largest coefficient costs nothing
         (7, ("models", "ppo_ptx", "text_loss"), lambda s: 1.03),  # not restored; other coefficients do not help it

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from lit_instructgpt import rewards
 from lit_instructgpt.formatting import SIDECAR, PromptFormat
 from lit_instructgpt.models import quiet_loading
 from lit_instructgpt.rewards import ModelReward
@@ -48,6 +49,29 @@ def test_responses_to_one_prompt_share_it_wherever_they_stand(
     responses = ["honey", "hi", "honey and wax", "yes", "", "hello to all", "h"]
     texts = [f"Q: {p}\nA: {r}" for p, r in zip(prompts, responses, strict=True)]
     assert reward(prompts, responses) == pytest.approx(by_hand(path, tokenizer, texts), abs=1e-5)
+
+
+def test_rows_in_which_responses_share_a_prompt_are_bounded(
+    tiny_reward_dir: Callable[[str], str], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """A lower bound means more rows, each with the prompt; the scores are the same."""
+    path = tiny_reward_dir("llama")
+    reward = ModelReward(path, PromptFormat("{prompt}"))
+    computed: list[int] = []
+    reward.model.model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: computed.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    prompt, responses = "what do bees make?" * 3, ["a", "b", "c", "d", "e", "f", "g", "h"]
+    num_prompt = len(tokenizer(prompt, add_special_tokens=False).input_ids)
+    expected = by_hand(path, tokenizer, [prompt + response for response in responses])
+    reward([prompt] * 2, responses[:2])  # a model is tried once before its rows are relied on
+    found = []
+    for bound in (4096, num_prompt + 8, num_prompt):  # all eight in a row; four, with their EOS, in each of two; none
+        monkeypatch.setattr(rewards, "SHARED_TOKENS", bound)
+        computed.clear()
+        assert reward([prompt] * 8, responses) == pytest.approx(expected, abs=1e-5)
+        found.append(sum(computed))
+    assert found == [num_prompt + 16, 2 * num_prompt + 16, 8 * num_prompt + 16]
 
 
 def test_a_prompt_is_computed_once_for_its_responses(tiny_reward_dir: Callable[[str], str]):

@@ -284,7 +284,14 @@ def documents(rng: random.Random, num_words: int, worked_pages: float = 0.0) -> 
     """Yield documents until they hold about so many words and marks.
 
     A share of `worked_pages` shows, under a heading, tasks that are done well; as many are requests without an answer.
+
+    Raises:
+        ValueError: the two leave no room for anything else.
     """
+    if not 0 <= worked_pages < 0.5:
+        raise ValueError(
+            f"worked pages ({worked_pages}) must be at least 0 and below 0.5: as many pages are requests without an answer"
+        )
     count = 0
     genres = [genre for genre, _ in GENRES] + [worked, asked]
     weights = [weight for _, weight in GENRES]

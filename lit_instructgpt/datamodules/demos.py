@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -97,17 +98,18 @@ class DemoDataModule(NamedData):
         """Tokens of the longest prompt of the validation data."""
         return max((item.num_prompt for item in self.valid_items), default=0)
 
+    def order(self) -> Callable[[int], list[int]]:
+        """Epoch -> numbers of its training items, text among them in its share."""
+        num_text = len(self.train_items) - self.num_demos
+        if self.num_demos:
+            return partial(mixed, self.num_demos, num_text, self.text_fraction, self.seed)
+        return partial(mixed, num_text, 0, 0.0, self.seed)
+
     def train_dataloader(self) -> ResumableLoader:
         """Batches of ``DemoBatch``, another order each epoch."""
-        num_text = len(self.train_items) - self.num_demos
-        fraction = self.text_fraction if self.num_demos else 0.0
-        if self.num_demos:
-            order = partial(mixed, self.num_demos, num_text, fraction, self.seed)
-        else:
-            order = partial(mixed, num_text, 0, 0.0, self.seed)
         trainer = self.trainer
         assert trainer is not None
-        batches = GlobalBatches(order, self.batch_size, trainer.global_rank, trainer.world_size)
+        batches = GlobalBatches(self.order(), self.batch_size, trainer.global_rank, trainer.world_size)
         return ResumableLoader(self.train_items, batches, self.collator.demos)
 
     def val_dataloader(self) -> Any:

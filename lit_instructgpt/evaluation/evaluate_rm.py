@@ -201,8 +201,8 @@ def _measure(
         pairs[file] = untied_pairs(records, scored, names[file])
         by_text = [dict(zip(r.responses, own.scores, strict=True)) for r, own in zip(records, scored, strict=True)]
         agreement[file] = model_agreement(shared[file], by_text, seed)
-    sequences = output_sequences(prompts, scorer, reading) if prompts else []
-    scores = score_once(scorer, {ids: 0 for row in sequences for ids in row.values()}, OUTPUTS)
+    sequences, num_prompt = output_sequences(prompts, scorer, reading) if prompts else ([], {})
+    scores = score_once(scorer, num_prompt, OUTPUTS)
     return Measured(pairs, agreement, [{system: scores[ids] for system, ids in row.items()} for row in sequences])
 
 

@@ -76,18 +76,22 @@ def systems_of(records: Sequence[Prompt]) -> list[str]:
     return list(dict.fromkeys(system for record in records for system in texts_of(record)))
 
 
-def output_sequences(records: Sequence[Prompt], scorer: ModelReward, reading: Reading) -> list[dict[str, Ids]]:
-    """Per record, system -> token ids of the prompt and its output."""
+def output_sequences(
+    records: Sequence[Prompt], scorer: ModelReward, reading: Reading
+) -> tuple[list[dict[str, Ids]], dict[Ids, int]]:
+    """Per record, system -> token ids of the prompt and its output; and the tokens of the prompt in each."""
     prompts = tokenize_prompts(records, scorer.tokenizer, scorer.format, reading)
     sequences: list[dict[str, Ids]] = [{} for _ in prompts]
+    num_prompt: dict[Ids, int] = {}
     for record, prompt, row in zip(records, prompts, sequences, strict=True):
         limit = reading.response_limit(len(prompt.ids))
         for system, text in texts_of(record).items():
             row[system] = (*prompt.ids, *scorer.format.response_ids(text, scorer.tokenizer, limit))
+            num_prompt[row[system]] = len(prompt.ids)
     num_tokens = max(len(ids) for row in sequences for ids in row.values())
     needs = {reading.shortened(): num_tokens}
     check_context(scorer.model.model.config, "the reward model, for the outputs", needs)
-    return sequences
+    return sequences, num_prompt
 
 
 def outputs_report(

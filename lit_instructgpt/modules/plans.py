@@ -231,8 +231,9 @@ def plan_sft(module: SFT, change: Change = AS_IT_IS) -> Plan:
     else:
         sizes.trained("policy", sizes.adapters(config, AutoModelForCausalLM, lora), module.optimizer, num)
     sizes.in_pieces("policy", config, AutoModelForCausalLM, num)
-    lengths = [len(item.ids) for item in data.train_items]
-    share = sum(len(item.ids) - item.num_prompt for item in data.train_items) / max(sum(lengths), 1)
+    items = [data.train_items[i] for i in data.order()(0)]  # text in its share of an epoch
+    lengths = [len(item.ids) for item in items]
+    share = sum(len(item.ids) - item.num_prompt for item in items) / max(sum(lengths), 1)
     total = largest_batch(lengths, data.batch_size // module.trainer.world_size)
     tokens = pass_tokens(sizes.device, total, max(lengths), module.micro_batch_tokens, module.micro_batch_size)
     sizes.passing("policy", config, tokens, max(lengths), int(share * tokens), num)

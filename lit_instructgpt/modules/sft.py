@@ -247,7 +247,7 @@ class SFT(LightningModule):
         self.validation_step(batch, batch_idx)
 
     def _log_rm_score(self, batch: DemoBatch, batch_idx: int) -> None:
-        """Mean score, and share that ended, of the responses that ``predict`` would sample."""
+        """Mean score, and share that ended, of responses sampled as ``predict`` samples, by its settings."""
         assert self.reward_model is not None
         if not hasattr(self, "_scorer"):
             self._scorer = ModelReward(self.reward_model, device=self.device)
