@@ -335,10 +335,16 @@ def real_evaluation(results: dict[str, Any]) -> str:
         f"From {' to '.join(ORDER)} the mean score {'rises' if order['mean_rises'] else 'does not rise'} at every step; it "
         f"rises at {rising['mean']:.1%} of the prompts ({rising['ci95'][0]:.1%} to {rising['ci95'][1]:.1%}; by chance 16.7 %)."
     )
+    num_few = sum(
+        part["num_pairs"] < FEW_PAIRS
+        for row in reward["pairs"].values()
+        for part in (row["per_source"].values() if len(row["per_source"]) > 1 else ())
+    )
     drawn = ", ".join(f"{row['taken']} of {row['records']} of {name}" for name, row in results["taken"].items())
     how = (
         f"`{results['command']}`, {_where(results)}. Drawn by chance, seed {results['seed']}: {drawn}; Winogender whole. The "
-        f"reward model reads {MAX_RESPONSE_TOKENS} tokens of a reply; rankings whose prompt is over its limit are left out."
+        f"reward model reads {MAX_RESPONSE_TOKENS} tokens of a reply; rankings whose prompt is over its limit are left out. "
+        f"Sources of fewer than {FEW_PAIRS} pairs have no row of their own ({num_few}); the JSON has them."
     )
     return "\n\n".join(["\n".join(lines), "\n".join(pairs), "\n".join(systems), said, how])
 

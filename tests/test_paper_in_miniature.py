@@ -34,6 +34,7 @@ from benchmarks.paper.stages import (
     Seed,
     by_all,
     by_truth,
+    first,
     options_of,
     pairs_of,
     rank_whole,
@@ -429,6 +430,13 @@ def measures(seed: int) -> dict[str, Any]:
 
 
 SEEDS = [measures(seed) for seed in (1, 2, 3, 4, 5)]
+
+
+def test_too_few_prompts_are_refused():
+    rows: list[dict[str, Any]] = [{"id": "a"}, {"id": "b"}, {"id": "c"}]
+    assert first(rows, 2, "prompts") == rows[:2]
+    with pytest.raises(ValueError, match="4 prompts are wanted, there are 3"):
+        first(rows, 4, "prompts")
 
 
 def test_what_the_runs_of_ppo_differ_in():

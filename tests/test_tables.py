@@ -120,4 +120,5 @@ def test_the_evaluations_on_public_files():
     assert cells(page, "many")[2] == "10"
     assert "| few |" not in page, "nine pairs say nothing of a source"
     assert "rises at 50.0% of the prompts (40.0% to 60.0%; by chance 16.7 %)" in page
+    assert "have no row of their own (1)" in page
     assert "20 of 99 of tulu1" in page

@@ -72,7 +72,7 @@ SFT_EPOCHS = 16
 """The paper's (section 3.5); the SFT model is the epoch of the highest reward-model score, as there."""
 
 INIT_EPOCHS = 12
-"""Of PPO's start, with text among the demonstrations, selected in the same way; the score rises no more behind the tenth."""
+"""Of PPO's start, with text among the demonstrations, selected in the same way."""
 
 RM_EPOCHS = 3
 """Of the reward model that selects and rewards; the demo's 2 leave it a point of accuracy behind."""
@@ -122,6 +122,17 @@ SCORE_SAMPLES = 4
 
 
 EXPORT = "lit_instructgpt.callbacks.ExportHF"
+
+
+def first(rows: list[Row], num: int, what: str) -> list[Row]:
+    """The first so many.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    if len(rows) < num:
+        raise ValueError(f"{num} {what} are wanted, there are {len(rows)}")
+    return rows[:num]
 
 
 class Seed:
@@ -194,7 +205,7 @@ class Seed:
         for split in ("train", "valid"):
             os.replace(f"{out}/collected/raw/text.{split}.jsonl", f"{out}/data/text.{split}.jsonl")
         rows = [row for kind in ("ppo", "rm") for row in read(self.out / f"data/prompts_{kind}.test.jsonl")]
-        write(self.main_prompts, rows[:NUM_MAIN])
+        write(self.main_prompts, first(rows, NUM_MAIN, "prompts of the main comparison"))
 
     @property
     def main_prompts(self) -> Path:
@@ -224,7 +235,8 @@ class Seed:
         write(folder / "comparisons.train.jsonl", train)
         write(folder / "comparisons.valid.jsonl", [row for row in elements if splits[row["id"]] == "valid"])
         write(folder / "few.valid.jsonl", [row for row in elements if splits[row["id"]] == "valid"][:PAIR_VALID])
-        whole = rank_whole([row for row in rows if row["split"] == "train"], self.seed)[:PAIR_PROMPTS]
+        whole = rank_whole([row for row in rows if row["split"] == "train"], self.seed)
+        whole = first(whole, PAIR_PROMPTS, f"prompts with at least {MIN_WHOLE} different outputs")
         write(folder / "kwise.train.jsonl", whole)
         write(folder / "pairs.train.jsonl", pairs_of(whole, self.seed))
         valid = [row for row in rows if row["split"] == "valid"][:NUM_BY_ALL]
