@@ -19,7 +19,7 @@ from miniature.demo import Demo, read
 from miniature.generate import write
 from miniature.gold import judge
 from miniature.labelers import HELD_OUT, TRAINING, Labeler, rank
-from miniature.rank import choose, compare, comparison
+from miniature.rank import choose, compare, comparison, said
 
 from benchmarks.paper.jobs import Job
 
@@ -439,7 +439,7 @@ def rank_whole(rows: Sequence[Row], seed: int) -> list[Row]:
     """All different outputs of each prompt ranked by a training labeler; prompts with fewer than `MIN_WHOLE` are left out."""
     found = []
     for row in rows:
-        responses = list(dict.fromkeys(text for text in row["responses"] if text.strip()))
+        responses = said(row["responses"])
         if len(responses) >= MIN_WHOLE:
             rng = random.Random(f"{seed}/{row['id']}/whole")
             found.append(comparison(row, responses, rng.choice(TRAINING), rng))

@@ -176,7 +176,7 @@ class Demo:
 
 def read(path: Path) -> list[Row]:
     """Read JSON lines."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def make_room(out: Path) -> None:

@@ -44,10 +44,14 @@ class Agreement:
         return self.agreed / self.pairs if self.pairs else None
 
 
+def said(responses: Sequence[str]) -> list[str]:
+    """Distinct outputs that say something. One with a NUL does not: a model may sample it, no record may hold it."""
+    return list(dict.fromkeys(text for text in responses if text.strip() and "\0" not in text))
+
+
 def choose(responses: Sequence[str], rng: random.Random) -> list[str]:
     """Keep the first K distinct outputs that say something, K drawn from 4 to 9."""
-    said = [response for response in responses if response.strip()]
-    return list(dict.fromkeys(said))[: rng.randint(MIN_OUTPUTS, MAX_OUTPUTS)]
+    return said(responses)[: rng.randint(MIN_OUTPUTS, MAX_OUTPUTS)]
 
 
 def comparison(row: Row, responses: list[str], labeler: Labeler, rng: random.Random) -> Row:
@@ -103,7 +107,7 @@ def compare(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row], dict[
 
 def _read(path: Path) -> list[Row]:
     """Read JSON lines."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def main(argv: list[str] | None = None) -> None:
