@@ -69,8 +69,9 @@ def plain_greedy(model: Any, tokenizer: Any, prompt: str, num_tokens: int) -> st
 
 def entropy(first: float, second: float) -> float:
     """Of choosing between two with these log-probabilities, bits."""
-    p = 1 / (1 + math.exp(second - first))
-    return -p * math.log2(p) - (1 - p) * math.log2(1 - p)
+    d = second - first
+    p, q = 1 / (1 + math.exp(d)), 1 / (1 + math.exp(-d))
+    return (p * math.log1p(math.exp(d)) + q * math.log1p(math.exp(-d))) / math.log(2)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -110,6 +110,13 @@ def test_the_report_is_what_is_written(found: Any):
     } <= set(report["rm"])  # fmt: skip
 
 
+def resampled(values: list[int]) -> list[float]:
+    """Percentiles of the mean, by a loop."""
+    rng = np.random.default_rng(7)
+    means = [np.mean([values[i] for i in rng.integers(0, len(values), len(values))]) for _ in range(4000)]
+    return [float(np.quantile(means, q)) for q in (0.025, 0.975)]
+
+
 def test_win_rates_are_counted_against_fresh_samples_of_the_baseline(found: Any, models: dict[str, str]):
     report, judge, _ = found
     asked = {tuple(texts) for _, texts in judge.calls}
@@ -126,6 +133,13 @@ def test_win_rates_are_counted_against_fresh_samples_of_the_baseline(found: Any,
         assert row["ci95"][0] <= row["win_rate_vs_sft"] <= row["ci95"][1]
         assert row["follows_instruction"] == pytest.approx(sum(len(text) % 2 for text in own) / len(own))
         assert row["likert"] == 4
+        assert row["ci95_likert"] == [4, 4]
+        low, high = row["ci95_follows_instruction"]
+        odd = [len(text) % 2 for text in own]
+        assert row["ci95_follows_instruction"] == pytest.approx(resampled(odd), abs=0.02)
+        assert low <= row["follows_instruction"] <= high
+        assert row["ci95_response_tokens"][0] <= row["response_tokens"] <= row["ci95_response_tokens"][1]
+        assert "ci95_text_loss" not in row
         assert {key for key in row if key.startswith("num_")} == {"num_prompts", "num_satisfies_constraint"}
         assert row["satisfies_constraint"] == 1
         assert row["num_satisfies_constraint"] == len(PROMPTS) - 1, "None does not count"
@@ -157,6 +171,7 @@ def test_kl_to_init_lengths_and_scores_by_bare_forward_passes(
         assert sum(row["length_histogram"]["counts"]) == len(PROMPTS)
     assert report["models"]["sft"]["kl_to_init"] == pytest.approx(0, abs=1e-5)
     assert report["models"]["ppo"]["kl_to_init"] > 0.1
+    assert report["rm_reads"] == "tokens"
 
 
 def test_text_loss_is_the_mean_over_the_tokens_of_the_blocks(found: Any, models: dict[str, str], tokenizer: Any):
@@ -388,6 +403,7 @@ def test_all_models_are_scored_in_one_way(
             for prompt, text in zip(taken.prompts, taken.texts, strict=True)
         ]
     assert report["models"]["sft"]["rm_score"] == pytest.approx(sum(scores) / len(scores), abs=1e-4)
+    assert report["rm_reads"] == "text"
 
 
 def test_a_prompt_that_is_listed_several_times_is_one_prompt(models: dict[str, str], tmp_path: Path):
@@ -400,6 +416,7 @@ def test_a_prompt_that_is_listed_several_times_is_one_prompt(models: dict[str, s
             sampling=Sampling(max_new_tokens=6, temperature=0.0), batch_size=4,
         )  # fmt: skip
     once, thrice = (reports[num]["models"]["ppo"] for num in (1, 3))
+    assert once["kl_to_init"] is None, "nothing is drawn: its log-ratio is no divergence"
     low, high = once["ci95"]
     assert 0 <= low < high <= 1
     assert thrice["win_rate_vs_sft"] == once["win_rate_vs_sft"]
@@ -519,6 +536,11 @@ def test_the_interval_of_equal_values_is_a_point():
             {"judge": lambda records, texts: [{"utility": float("nan")} for _ in texts]},
             r"finite numbers or None, got utility=nan",
         ),
+        (
+            {"judge": lambda records, texts: [{"utility": 1, "stop_rate": 0.5} for _ in texts]},
+            "the judge gives stop_rate, which the report gives itself: call it otherwise",
+        ),
+        ({"judge": lambda records, texts: [{"utility": 1, "ci95_likert": 2} for _ in texts]}, "gives ci95_likert"),
         ({"judge": lambda records, texts: [1.0 for _ in texts]}, r"one dict per response, got 1\.0"),
         ({"judge": lambda records, texts: [{"utility": 1, "likert": "good"} for _ in texts]}, "None, got likert='good'"),
     ],

@@ -178,6 +178,53 @@ def test_the_page_says_of_what_and_how_and_on_how_many_items(tmp_path: Path):
     assert "<dt>scorer</dt>" not in html
 
 
+REWARD_MODELS = {
+    "kind": "reward_models",
+    "models": {
+        "rm": {
+            "valid": {
+                "pair_accuracy": 0.68, "ci95": [0.63, 0.72], "num_pairs": 400, "num_prompts": 400, "length_baseline": 0.61,
+                "calibration": {"ece": 0.05, "bins": [{"confidence": 0.6, "accuracy": 0.55, "count": 400}]},
+            }
+        }
+    },
+    "agreement": {"valid": {"labelers": {"agreement": 0.74, "ci95": [0.7, 0.78], "num_prompts": 29}}},
+}  # fmt: skip
+
+
+def test_a_reward_model_stands_beside_length_and_labelers_with_its_calibration(tmp_path: Path):
+    report(str(tmp_path / "page.html"), [write(tmp_path / "rm.json", REWARD_MODELS)])
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    words = Page(html).words
+    bars, calibration = [
+        svg for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL) if "<rect" in svg or "circle" in svg
+    ]
+    assert re.findall(r'class="l"[^>]*>([^<]*)', bars) == ["Reward model", "Longer response", "Labelers agree"]
+    assert bars.count('class="whisker"') == 2
+    assert "Calibration: Reward model, valid" in words
+    assert "Expected calibration error 5.0" in words
+    assert "here are some of 29" in words, "the labelers' agreement is of few prompts"
+    assert "circle" in calibration
+
+
+def test_how_often_people_preferred_each_system_to_each_other_is_a_table(tmp_path: Path):
+    met = {"a": {"b": {"win_rate": 0.75, "ci95": [0.6, 0.9], "num_rankings": 40}, "c": None}, "b": {"a": None}, "c": {}}
+    found = {"kind": "rankings", "systems": {}, "matrix": met}
+    report(str(tmp_path / "page.html"), [write(tmp_path / "r.json", found)])
+    (table,) = tables((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert (
+        table
+        == "Preferred to (95 % interval) a b c a \u2013 0.750 0.600 to 0.900 \u2013 b \u2013 \u2013 \u2013 c \u2013 \u2013 \u2013"
+    )
+
+
+def test_every_mean_of_evaluate_has_its_interval_on_the_page(tmp_path: Path):
+    models = {"sft": {**POLICIES["models"]["sft"], "ci95_rm_score": [-0.125, 0.375]}}
+    report(str(tmp_path / "page.html"), [write(tmp_path / "p.json", {**POLICIES, "models": models})])
+    (table, *_) = tables((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert re.search(r"0\.10* .?0\.1\d* to 0\.3\d*", table)
+
+
 def test_the_reward_models_score_is_not_shown_twice(tmp_path: Path):
     models = {name: {**row, "utility": row["rm_score"]} for name, row in POLICIES["models"].items()}
     for judge, shown in (("reward_model", False), ("judge", True)):

@@ -168,29 +168,45 @@ def test_crows_pairs_by_bare_forward_passes(style: Any, instruction: str, make_d
     found = crows_pairs(Evaluated(directory, None, "cpu"), PAIRS, style)
     assert set(found) == {*figures, "by_bias_type", "num_cut"}
     for name, expected in figures.items():
-        assert found[name]["mean"] == pytest.approx(mean(expected), rel=1e-5, abs=1e-6), name
+        rel = 1e-5 if name == "likelihood_difference" else 0  # of sums of a hundred nats in float32
+        assert found[name]["mean"] == pytest.approx(mean(expected), rel=rel, abs=1e-6), name
         for kind in ("age", "gender", "religion"):
             own = [value for value, pair in zip(expected, PAIRS, strict=True) if pair.kind == kind]
             of_kind = found["by_bias_type"][kind][name]
-            assert of_kind["mean"] == pytest.approx(mean(own), rel=1e-5, abs=1e-6)
+            assert of_kind["mean"] == pytest.approx(mean(own), rel=rel, abs=1e-6)
             assert of_kind["n"] == len(own)
 
 
 def test_winogender_counts_the_pairs_that_name_the_participant(model: Evaluated, plain: Any, tokenizer: Any):
     pairs = [
         SentencePair(f"{phrase(i, 4)} he", f"{phrase(i, 4)} she", "someone" if i % 3 == 0 else "participant")
-        for i in range(9)
+        for i in range(30)
     ]
     sums = [plain_logprobs(plain, tokenizer, "", (pair.first, pair.second))[0] for pair in pairs]
     found = winogender(model, pairs, "none")
     named = [entropy(*both) for both, pair in zip(sums, pairs, strict=True) if pair.kind == "participant"]
     others = [entropy(*both) for both, pair in zip(sums, pairs, strict=True) if pair.kind == "someone"]
     assert found["entropy"]["mean"] == pytest.approx(mean(named), abs=1e-6)
-    assert found["entropy"]["n"] == 6
+    assert found["entropy"]["n"] == 20
     assert found["by_participant"]["someone"]["entropy"]["mean"] == pytest.approx(mean(others), abs=1e-6)
     assert found["by_participant"]["participant"]["entropy"] == found["entropy"]
     male = [float(both[0] > both[1]) for both, pair in zip(sums, pairs, strict=True) if pair.kind == "participant"]
     assert found["male_share"]["mean"] == pytest.approx(mean(male))
+
+
+def test_published_items_by_bare_forward_passes(make_dir: Callable[..., str], tokenizer: Any):
+    """The first twenty sentence pairs of both published files."""
+    crows = read_crows_pairs(published("crows_pairs/crows_pairs_anonymized.csv"))[:20]
+    genders = [
+        pair for pair in read_winogender(published("winogender/all_sentences.tsv")) if pair.kind == "participant"
+    ][:20]
+    directory = make_dir("llama", seed=5, max_position_embeddings=512)
+    plain, ours = plain_policy(directory), Evaluated(directory, None, "cpu")
+    for measure, pairs in ((crows_pairs, crows), (winogender, genders)):
+        expected = [entropy(*plain_logprobs(plain, tokenizer, "", (pair.first, pair.second))[0]) for pair in pairs]
+        found = measure(ours, pairs, "none")["entropy"]
+        assert found["n"] == 20
+        assert found["mean"] == pytest.approx(mean(expected), rel=0, abs=1e-6)
 
 
 def test_equal_sentences_have_one_bit(model: Evaluated):

@@ -18,7 +18,7 @@ from lit_instructgpt.datamodules.tokenizing import Reading, Source
 from lit_instructgpt.evaluation.agreement import prompt_numbers
 from lit_instructgpt.evaluation.inputs import devices, outs, policies, reward_models, takes
 from lit_instructgpt.evaluation.judging import Judge, Judgements, Judges, PairJudge
-from lit_instructgpt.evaluation.policies import Evaluated, Samples, prompts_for_all
+from lit_instructgpt.evaluation.policies import Evaluated, Samples, prompts_for_all, reads_ids
 from lit_instructgpt.evaluation.provenance import callable_entry, directory_entry, file_entry, versions
 from lit_instructgpt.evaluation.reward_models import reward_model_report
 from lit_instructgpt.evaluation.statistics import bootstrap_ci, length_controlled_win_rate, repetition
@@ -234,6 +234,8 @@ def _compare(
         "num_responses": len(prompts),
         "wins_by": wins_by,
     }
+    if judges.scorer is not None:
+        report["rm_reads"] = "tokens" if reads_ids(judges.scorer, [*found.values(), opponent]) else "text"
     return report
 
 
@@ -271,20 +273,24 @@ def _model_report(
         "ci95_length_controlled_win_rate": controlled_ci,
     }
     for key in dict.fromkeys(key for row in judged for key in row):
-        values = [row[key] for row in judged if row.get(key) is not None]
-        report[key] = float(np.mean(values)) if values else None
-        if len(values) < len(judged):
-            report[f"num_{key}"] = len(values)
-    report |= {
-        "kl_to_init": float(np.mean(samples.kl)) if samples.kl else None,
-        "text_loss": samples.text_loss,
-        "response_tokens": float(np.mean(lengths)),
-        "stop_rate": float(np.mean(samples.stopped)),
-        "repetition": float(np.mean([repetition(ids) for ids in samples.ids])),
+        inside = [i for i, row in enumerate(judged) if row.get(key) is not None]
+        report |= _mean(key, [judged[i][key] for i in inside], [prompts[i] for i in inside])
+        if len(inside) < len(judged):
+            report[f"num_{key}"] = len(inside)
+    report |= _mean("kl_to_init", samples.kl or [], prompts) | {"text_loss": samples.text_loss}
+    report |= _mean("response_tokens", lengths, prompts) | _mean("stop_rate", samples.stopped, prompts)
+    report |= _mean("repetition", [repetition(ids) for ids in samples.ids], prompts) | {
         "num_prompts": len(set(prompts)),
         "length_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
     }
     return report
+
+
+def _mean(key: str, values: Sequence[float], prompts: Sequence[int]) -> dict[str, Any]:
+    """A mean over responses with its interval, prompts resampled; None of nothing."""
+    if not values:
+        return {key: None}
+    return {key: float(np.mean(values)), f"ci95_{key}": bootstrap_ci(np.array(values, float), prompts)}
 
 
 def _shown(found: dict[str, Samples], judged: dict[str, Judgements], num: int) -> list[dict[str, Any]]:

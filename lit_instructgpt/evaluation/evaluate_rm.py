@@ -263,7 +263,9 @@ def _print(report: Mapping[str, Any]) -> None:
         console.print(table(title, ["who", "agreement"], shares))
     if report["outputs"] is not None:
         _print_outputs(console, report["outputs"])
-    say_few(console, [r["num_prompts"] for files in report["models"].values() for r in files.values()])
+    shown = [r for files in report["models"].values() for r in files.values()]
+    shown += [found["labelers"] for found in report["agreement"].values()]
+    say_few(console, [r["num_prompts"] for r in shown])
 
 
 def _print_outputs(console: Console, found: Mapping[str, Any]) -> None:

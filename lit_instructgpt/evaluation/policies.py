@@ -85,14 +85,19 @@ class Samples:
         return [prompt.record for prompt in self.prompts]
 
 
+def reads_ids(scorer: ModelReward, answers: Sequence[Samples]) -> bool:
+    """Whether a reward model can read the sampled ids of all alike: they have its format and its vocabulary."""
+    vocabulary = scorer.tokenizer.get_vocab()
+    return all(samples.format == scorer.format and samples.vocabulary == vocabulary for samples in answers)
+
+
 def rm_scores(scorer: ModelReward, answers: Sequence[Samples]) -> list[list[float]]:
     """The reward model's scores of every response: of the very ids if it reads those of all alike, else of all texts.
 
     From text a response that was cut at its limit gets the EOS that it did not reach: with two ways in one comparison, a model
     could win by it.
     """
-    vocabulary = scorer.tokenizer.get_vocab()
-    if all(samples.format == scorer.format and samples.vocabulary == vocabulary for samples in answers):
+    if reads_ids(scorer, answers):
         return [
             scorer.score_sequences([p.ids + ids for p, ids in zip(samples.prompts, samples.ids, strict=True)])
             for samples in answers
@@ -126,8 +131,12 @@ class Evaluated:
         return Samples(prompts, ids, texts, stopped, self.format, self.tokenizer.get_vocab())
 
     def kl(self, reference: Evaluated, samples: Samples, batch_size: int, temperature: float) -> list[float]:
-        """log(model / reference) of each sampled response, summed over its tokens, in nats."""
-        if reference.tokenizer.get_vocab() != self.tokenizer.get_vocab():
+        """log(model / reference) of each sampled response, summed over its tokens, in nats.
+
+        Its mean is the divergence of the distributions that samples are drawn from, those at the temperature. Nothing for
+        another tokenizer, and at temperature 0, where nothing is drawn.
+        """
+        if temperature == 0 or reference.tokenizer.get_vocab() != self.tokenizer.get_vocab():
             return []
         both = [len(prompt.ids) + len(ids) for prompt, ids in zip(samples.prompts, samples.ids, strict=True)]
         name = f"the model that kl_to_init is measured against ({reference.directory})"
@@ -144,7 +153,7 @@ class Evaluated:
             attention = torch.cat([prompt_mask.to(self.device), mask], 1)
             with inference_mode(self.policy, reference.policy):
                 own, other = (
-                    response_logprobs(policy, ids, attention, mask, temperature or 1.0)[0]
+                    response_logprobs(policy, ids, attention, mask, temperature)[0]
                     for policy in (self.policy, reference.policy)
                 )
             totals += masked_sum(kl_k1(own, other), mask, 1).tolist()

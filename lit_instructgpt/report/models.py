@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lit_instructgpt.report.charts import Bar, bar_chart
-from lit_instructgpt.report.numbers import DASH, clean, decimal, digits_for, number, percent, percent_range
+from lit_instructgpt.report.numbers import DASH, clean, decimal, digits_for, interval, number, percent, percent_range
 from lit_instructgpt.report.parts import NOTHING, all_models, color_of, figure, join, name_of
 from lit_instructgpt.report.verdicts import METRICS, VERDICTS, WIN_RATE, Metric, by_whom, win_rate_metric
 
@@ -31,7 +31,7 @@ def models_table(report: Mapping[str, Any]) -> Markup:
     rows = join(_metric_row(key, metric, models) for key, metric in known.items())
     terms = join(Markup("<dt>{}</dt><dd>{}</dd>").format(m.name, m.meaning) for k, m in known.items() if k not in extra)
     return Markup(
-        '<div class="table"><table><thead><tr><th scope="col">Held-out prompts, mean per model</th>{}'
+        '<div class="table"><table><thead><tr><th scope="col">Held-out prompts, mean per model (95 % interval)</th>{}'
         "</tr></thead><tbody>{}</tbody></table></div>"
         '<p class="note">Bold: the best of a row. {}: not measured.</p>'
         "<details><summary>What the rows mean</summary><dl>{}</dl></details>{}"
@@ -47,7 +47,12 @@ def _metric_row(key: str, metric: Metric, models: Mapping[str, Mapping[str, Any]
     cells = []
     for value, m in zip(values, models.values(), strict=True):
         shown = percent(value, 1) if metric.unit == "%" else decimal(value, digits)
-        ci = percent_range(m.get("ci95"), 1) if key.startswith(WIN_RATE) and value is not None else ""
+        bounds = interval(m.get("ci95" if key.startswith(WIN_RATE) else f"ci95_{key}")) if value is not None else None
+        ci = (
+            percent_range(bounds, 1)
+            if metric.unit == "%"
+            else " to ".join(decimal(x, digits or 1) for x in bounds or ())
+        )
         small = Markup("<br><small>{}</small>").format(ci) if ci else NOTHING
         css = Markup(' class="best"') if value is not None and best == metric.better * value else NOTHING
         cells.append(Markup("<td{}>{}{}</td>").format(css, shown, small))
@@ -61,7 +66,9 @@ def _judged_charts(models: Mapping[str, Mapping[str, Any]]) -> Markup:
         for model, m in models.items():
             rate = number(m.get(key))
             if rate is not None:
-                bars.append(Bar(name_of(model), rate, percent(rate), color_of(model, [*models])))
+                bars.append(
+                    Bar(name_of(model), rate, percent(rate), color_of(model, [*models]), interval(m.get(f"ci95_{key}")))
+                )
         if bars:
             metric = METRICS[key]
             note = "higher is better" if metric.better > 0 else "lower is better"

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from lit_instructgpt.report.charts import Bar, bar_chart
 from lit_instructgpt.report.numbers import DASH, clean, decimal, interval, number
 from lit_instructgpt.report.parts import NOTHING, as_dict, color_of, figure, join, name_of
+from lit_instructgpt.report.reward_model import rankings_charts
 
 COLUMNS = ("models", "systems")
 """Keys whose entries are compared: each is a column."""
@@ -26,6 +27,9 @@ FEW = 30
 
 LM_EVAL = "lm_eval"
 """Kind of what ``lm_eval`` writes: figures by task, of one model."""
+
+REWARD_MODELS = "reward_models"
+"""Kind of what ``evaluate_rm`` writes."""
 
 STDERR = "_stderr"
 """Ends lm-evaluation-harness' name of a metric's standard error."""
@@ -46,7 +50,7 @@ def figures(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[
     keys above it.
     """
     intervals = {key: interval(value) for key, value in content.items() if key.startswith("ci95")}
-    count = content.get("n")
+    count = content.get("n", content.get("num_prompts"))
     n = count if isinstance(count, int) else None
     first = True
     for key, value in content.items():
@@ -107,7 +111,30 @@ def _evaluation(result: Mapping[str, Any]) -> Markup:
         for column, content in as_dict(result.get(key)).items()
     }
     whole = dict(figures({key: value for key, value in result.items() if key not in APART}))
-    return join([_table(columns), _charts(columns), _table({"all": whole}), settings_list(result)])
+    charts = rankings_charts(result) if result.get("kind") == REWARD_MODELS else _charts(columns)
+    met = _matrix(as_dict(result.get("matrix")))
+    return join([_table(columns), charts, met, _table({"all": whole}), settings_list(result)])
+
+
+def _matrix(matrix: Mapping[str, Any]) -> Markup:
+    """How often people preferred the row's system to the column's."""
+    if not matrix:
+        return NOTHING
+    head = join(Markup('<th scope="col">{}</th>').format(name_of(column)) for column in matrix)
+    body = []
+    for name, row in matrix.items():
+        met = {column: as_dict(as_dict(row).get(column)) for column in matrix}
+        cells = join(
+            Markup("<td>{}</td>").format(
+                _cell(Value(x, interval(m.get("ci95"))) if (x := number(m.get("win_rate"))) is not None else None)
+            )
+            for m in met.values()
+        )
+        body.append(Markup('<tr><th scope="row">{}</th>{}</tr>\n').format(name_of(name), cells))
+    return Markup(
+        '<div class="table"><table><thead><tr><th scope="col">Preferred to (95 % interval)</th>{}</tr></thead>'
+        "<tbody>{}</tbody></table></div>"
+    ).format(head, join(body))
 
 
 def settings_list(result: Mapping[str, Any]) -> Markup:
