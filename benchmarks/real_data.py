@@ -3,10 +3,11 @@
     python benchmarks/real_data.py --data ../shared/data
     python benchmarks/real_data.py --data ../shared/data --device cuda --size all      # where a GPU is at hand
 
-SFT on dolly, oasst1 and self-instruct's seed tasks; the reward model on hh_helpful, oasst1 and qa_feedback, K = 2 to 8
-together; PPO-ptx on hh_helpful's first turns with book and encyclopedia text. A part of the records is selected by a written
-rule (benchmarks/real/selection.py), the stages run as the public command with ``configs/smollm2`` and every figure goes to
-one JSON file. A stage whose export is in ``--work`` already is not run again, so an interrupted run goes on where it was.
+SFT on dolly, oasst1 and self-instruct's seed tasks; the reward model on hh_helpful, oasst1 and qa_feedback, all K together (2 to
+8; the shortest records are taken, of K up to 6 in an hour's selection); PPO-ptx on hh_helpful's first turns with book and
+encyclopedia text. A part of the records is selected by a written rule (benchmarks/real/selection.py), the stages run as the
+public command with ``configs/smollm2`` and every figure goes to one JSON file. A stage whose export is in ``--work`` already is
+not run again, so an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ NOTES = [
     "passages, had been measured on the same validation rankings of hh_helpful and oasst1.",
     "The policies are compared by the reward model that PPO-ptx was trained against, so its win rate is no evidence that people "
     "would prefer it; KL, text loss, length and repetition are what it cost.",
-    "A response cut at its limit costs PPO missing_eos_penalty; scores here are without it, of the text with EOS.",
+    "A response cut at its limit costs PPO missing_eos_penalty; scores here are without it, of the tokens that were sampled.",
     "The reward models of the learning curve are one run's, along its epoch: the rate of the earlier ones had not decayed yet.",
     "Seconds are wall time and contain waiting for whatever else the machine did (load_average, at the end).",
     "Intervals are 95 % bootstrap intervals over prompts: pairs of one prompt are drawn together. Above both baselines: both "

@@ -38,6 +38,12 @@ FILES = {
 MAX_RESPONSE_TOKENS = 256
 """What the reward model reads of a reply, as in its training."""
 
+WHOLE = ("winogender", "tulu1")
+"""Taken whole: there are few templates of the one, and few prompts of the other that two people ranked."""
+
+BASELINES = {"tulu1": "tulu_65B", "pandalm": "llama-7b"}
+"""Recorded rankings of systems -> the system that the others are compared with."""
+
 HUMAN_PAIRS = ("tulu1", "pandalm", "pandalm_kwise", "llmbar")
 ORDER = ("text-davinci-001", "text-davinci-002", "text-davinci-003")
 OUTPUTS = "self_instruct_252/predictions.jsonl.gz"
@@ -63,7 +69,7 @@ def sample(source: Path, target: Path, num: int, seed: int) -> dict[str, int]:
     """Some records of a file by chance, all of the file's order and kinds alike; returns how many there are and were taken.
 
     CSV and JSON lines, gzipped or not. Prompts of human judgements become messages, as the reward model was trained on them;
-    rankings of one text given twice are left out.
+    rankings of one text given twice are left out and counted; votes become a ranking by each voter.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix == ".csv":
@@ -73,11 +79,24 @@ def sample(source: Path, target: Path, num: int, seed: int) -> dict[str, int]:
         with target.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([head, *chosen])
     else:
-        records = [row for row in read(source) if len(set(row.get("responses", ()))) == len(row.get("responses", ()))]
+        rows = read(source)
+        records = [row for row in rows if len(set(row.get("responses", ()))) == len(row.get("responses", ()))]
         chosen = random.Random(seed).sample(records, min(num, len(records)))
-        write(target, [with_messages(row) for row in chosen])
-        rows = records
+        write(target, [with_messages(own) for row in chosen for own in by_voter(row)])
+        twice = {"same_reply_twice": len(rows) - len(records)} if len(rows) > len(records) else {}
+        return {"records": len(rows), **twice, "taken": len(chosen)}
     return {"records": len(rows), "taken": len(chosen)}
+
+
+def by_voter(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The ranking of each voter of a record with `votes`: 1 or 2, the better reply, or 0, a tie; any other record as it is."""
+    if "votes" not in row:
+        return [row]
+    rankings = {0: [1, 1], 1: [1, 2], 2: [2, 1]}
+    return [
+        {**row, "id": f"{row['id']}/{i}", "ranking": rankings[vote], "labeler": f"voter {i}"}
+        for i, vote in enumerate(row["votes"], start=1)
+    ]
 
 
 def with_messages(row: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +123,8 @@ class Evaluations:
         for name, source in sources.items():
             if name not in self.used:
                 self.used[name] = work / "data" / (f"{name}.csv" if source.suffix == ".csv" else f"{name}.jsonl")
-                self.taken[name] = sample(source, self.used[name], num, seed)
+                most = sys.maxsize if name in WHOLE else num
+                self.taken[name] = sample(source, self.used[name], most, seed)
 
     def toxicity_classifier(self) -> None:
         """The scorer of the continuations, trained on the file's own scores."""
@@ -122,10 +142,21 @@ class Evaluations:
             "benchmark",
             ["benchmark", *(f"--models.{name}={path}" for name, path in models.items()),
              *(f"--{name}={self.used[name]}" for name in FILES), "--truthfulqa_prompts", '["bare", "qa"]',
+             "--truthfulqa_answers", "true",
              "--scorer", "lit_instructgpt.evaluation.toxicity.ToxicityClassifier", "--scorer.path", str(scorer),
              "--batch_size", str(EVALUATION_BATCH[self.device]), "--device", self.device, "--out", str(out)],
             [*models.values(), *(self.used[name] for name in FILES), scorer], out,
         )  # fmt: skip
+
+    def rankings(self, name: str) -> Path:
+        """Which systems people preferred, by a file of their rankings; its JSON file."""
+        out = self.work / f"rankings_{name}.json"
+        self.commands.run(
+            f"rankings_{name}",
+            ["rankings", "--rankings", str(self.used[name]), "--baseline", BASELINES[name], "--out", str(out)],
+            [self.used[name]], out,
+        )  # fmt: skip
+        return out
 
     def evaluate_rm(self, rm: Path) -> None:
         """The reward model on people's judgements, and on the outputs of three systems."""
@@ -175,10 +206,11 @@ def main(argv: list[str] | None = None) -> None:
         )
     run = Evaluations(args.work, sources, args.num, args.seed, args.device)
     run.toxicity_classifier()
+    preferred = {name: run.rankings(name) for name in BASELINES}
     run.evaluate_rm(rm)
     run.benchmark(models)
     work, taken, commands = args.work, run.taken, run.commands
-    results = [work / "benchmark.json", work / "evaluate_rm.json", policies]
+    results = [work / "benchmark.json", work / "evaluate_rm.json", *preferred.values(), policies]
     runs = {"sft": args.trained / "sft", "rm": args.trained / "rm", "ppo_ptx": args.trained / "ppo"}
     commands.run(
         "report",
@@ -195,6 +227,12 @@ def main(argv: list[str] | None = None) -> None:
         "versions": versions(),
         "hardware": hardware(args.device),
         "benchmark": json.loads((work / "benchmark.json").read_text(encoding="utf-8"))["models"],
+        "toxicity_classifier": of_classifier(
+            json.loads((work / "toxicity/toxicity_classifier.json").read_text(encoding="utf-8"))
+        ),
+        "rankings": {
+            name: of_rankings(json.loads(path.read_text(encoding="utf-8"))) for name, path in preferred.items()
+        },
         "output_words": words_of_systems(read(run.used["outputs"])),
         "reward_model": numbers(json.loads((work / "evaluate_rm.json").read_text(encoding="utf-8"))),
         "commands": commands.lines,
@@ -203,6 +241,22 @@ def main(argv: list[str] | None = None) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"written to {args.out}; the page is {work / 'report.html'}")
+
+
+def of_classifier(found: dict[str, Any]) -> dict[str, Any]:
+    """How well the scorer of continuations knows scores that it had not seen."""
+    return {key: found[key] for key in ("num_train", "num_held_out", "held_out")}
+
+
+def of_rankings(found: dict[str, Any]) -> dict[str, Any]:
+    """Of what rankings wrote: win rates against the baseline, and how often people agree."""
+    kept = ("win_rate", "ci95", "length_controlled_win_rate", "num_rankings", "num_prompts", "num_labelers")
+    against = {name: row["against_baseline"] for name, row in found["systems"].items()}
+    return {
+        "baseline": found["baseline"],
+        "systems": {name: {key: row[key] for key in kept} for name, row in against.items() if row is not None},
+        "agreement": found["agreement"],
+    }
 
 
 def words_of_systems(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -65,7 +65,8 @@ def real_data(results: dict[str, Any]) -> str:
     above = ", ".join(results["sources_with_rm_above_both"]) or "none"
     return (
         f"{reward_model_table(results)}\n\n"
-        f"SmolLM2-135M on validation rankings by people, `python benchmarks/real_data.py --data DIR`, seed {results['seed']}, "
+        f"SmolLM2-135M-Instruct on validation rankings by people, the shortest of each file, "
+        f"`python benchmarks/real_data.py --data DIR`, seed {results['seed']}, "
         f"{results['hardware']}, {sum(row['num_rankings'] for row in results['reward_model'].values())} rankings to "
         f"measure on, {num_train} to train on. Above both baselines: {above}. More in "
         "[docs/results.md](docs/results.md)."
@@ -117,13 +118,52 @@ def real_data_figures(results: dict[str, Any]) -> str:
     demos = ", ".join(f"{name} {row['train']}" for name, row in results["selection"]["demonstrations"].items())
     minutes = ", ".join(f"{name} {value / 60:.0f}" for name, value in results["seconds"].items())
     notes = "\n".join(f"- {note}" for note in results["notes"])
+    rules = "\n".join(f"- {name}: {rule}" for name, rule in results["selection"]["rules"].items())
     return (
         f"{reward_model_table(results)}\n\nPair accuracy along the epoch:\n\n{chr(10).join(curve)}\n\n"
         f"The policies on {results['num_prompts']} held-out prompts, judged by that reward model:\n\n{chr(10).join(policies)}\n\n"
         f"`{results['command']}`, seed {results['seed']}, {results['hardware']}, torch {results['versions']['torch']}, "
         f"{results['precision']}. Selected for training: {taken}, of which {results['num_rankings_trained']} rankings are "
         f"within the limit of tokens; demonstrations: {demos}; "
-        f"{results['selection']['episodes']} episodes of PPO. Minutes: {minutes}.\n\n{notes}"
+        f"{results['selection']['episodes']} episodes of PPO. Minutes: {minutes}.\n\nSelected are:\n\n{rules}\n\n{notes}"
+    )
+
+
+def rm_learning_curve(results: dict[str, Any]) -> str:
+    """Reward models on more and more real rankings, beside their baselines."""
+    sources = list(results["sources"])
+    lines = [f"| rankings (pairs) | {' | '.join(sources)} |", "|---" * (1 + len(sources)) + "|"]
+    for row in results["curve"]:
+        cells = []
+        for name in sources:
+            found = row["sources"][name]
+            low, high = found["rm"]["ci95"]
+            beside = " and ".join(
+                f"{100 * found[key]['rm_minus_this']:+.1f} ({100 * found[key]['ci95_of_difference'][0]:+.1f} to "
+                f"{100 * found[key]['ci95_of_difference'][1]:+.1f})"
+                for key in ("length_baseline", "bag_of_words_baseline")
+            )
+            cells.append(f"{found['rm']['accuracy']:.1%} ({low:.1%} to {high:.1%}); {beside}")
+        lines.append(f"| {row['num_rankings']} ({row['num_pairs']}) | {' | '.join(cells)} |")
+    said = []
+    for name, row in results["sources"].items():
+        measured = results["curve"][-1]["sources"][name]
+        if row["above_both_from"] is not None:
+            size = f"above both baselines from {row['above_both_from']} rankings on"
+        elif row["size_by_line"] is not None:
+            size = f"not above both; by a line through the gains over log2(rankings) it takes {row['size_by_line']:,}"
+        else:
+            size = "not above both, and the gains do not rise with the rankings"
+        said.append(
+            f"- {name}: {size}. Its {measured['num_rankings']} validation rankings tell a difference of "
+            f"{100 * row['half_of_interval']:.0f} points from none."
+        )
+    seconds = sum(sum(row["seconds"].values()) for row in results["curve"])
+    return (
+        f"{chr(10).join(lines)}\n\nPair accuracy (95 % CI); points above the longer reply, and above a bag of words.\n\n"
+        f"{chr(10).join(said)}\n\n`{results['command']}`, seed {results['seed']}, of "
+        f"{results['num_available']:,} training rankings, {seconds / 60:.0f} minutes on {results['hardware']}, torch "
+        f"{results['versions']['torch']}, {results['precision']}."
     )
 
 
@@ -300,14 +340,14 @@ def real_evaluation(results: dict[str, Any]) -> str:
         lines.append(f"| {name}, n = {rows[0]['n']} | {' | '.join(cells)} |")
     pairs = [
         "| human pairs | rankings | pairs | ties | reward model (95 % CI) | longer answer | calibration error "
-        "| labelers among themselves |",
+        "| labelers with one another; reward model with them |",
         "|---|---|---|---|---|---|---|---|",
     ]
     reward = results["reward_model"]
     for name, row in reward["pairs"].items():
         low, high = row["ci95"]
-        agreed = (reward["agreement"].get(name) or {}).get("labelers")
-        among = f"{agreed['agreement']:.1%} of {agreed['num_pairs']}" if agreed else "one ranking a pair"
+        people = reward["agreement"].get(name)
+        among = with_people(people["labelers"], people["models"]["rm"]) if people else "one ranking a pair"
         pairs.append(
             f"| {name} | {row['measured']} of {results['taken'][name]['taken']} | {row['num_pairs']} | {row['num_tied']} "
             f"| {row['pair_accuracy']:.1%} ({low:.1%} to {high:.1%}) | {row['length_baseline']:.1%} | {row['ece']:.3f} "
@@ -340,18 +380,55 @@ def real_evaluation(results: dict[str, Any]) -> str:
         for row in reward["pairs"].values()
         for part in (row["per_source"].values() if len(row["per_source"]) > 1 else ())
     )
-    drawn = ", ".join(f"{row['taken']} of {row['records']} of {name}" for name, row in results["taken"].items())
+    drawn = ", ".join(taken(name, row) for name, row in results["taken"].items())
+    preferred = ["| people's rankings | system | preferred to | share (95 % CI) | rankings |", "|---|---|---|---|---|"]
+    for name, found in results.get("rankings", {}).items():
+        for system, row in found["systems"].items():
+            low, high = row["ci95"]
+            preferred.append(
+                f"| {name} | {system} | {found['baseline']} | {row['win_rate']:.1%} ({low:.1%} to {high:.1%}) "
+                f"| {row['num_rankings']} |"
+            )
+    minutes = ", ".join(f"{name} {value / 60:.0f}" for name, value in results["seconds"].items())
     how = (
-        f"`{results['command']}`, {_where(results)}. Drawn by chance, seed {results['seed']}: {drawn}; Winogender whole. The "
-        f"reward model reads {MAX_RESPONSE_TOKENS} tokens of a reply; rankings whose prompt is over its limit are left out. "
+        f"`{results['command']}`, {_where(results)}. Minutes: {minutes}. Drawn by chance, seed {results['seed']}: "
+        f"{drawn}; Winogender whole. The reward model reads {MAX_RESPONSE_TOKENS} tokens of a reply; "
+        f"rankings whose prompt is over its limit are left out. "
         f"Sources of fewer than {FEW_PAIRS} pairs have no row of their own ({num_few}); the JSON has them."
     )
-    return "\n\n".join(["\n".join(lines), "\n".join(pairs), "\n".join(systems), said, how])
+    tables = ["\n".join(rows) for rows in (lines, pairs, systems)]
+    found = [tables[0], *scorer(results), *tables[1:], said]
+    return "\n\n".join([*found, *(["\n".join(preferred)] if "rankings" in results else []), how])
+
+
+def scorer(results: dict[str, Any]) -> list[str]:
+    """What scored the continuations, and how well it knows scores that it had not seen."""
+    told = results.get("toxicity_classifier")
+    if told is None:
+        return []
+    unseen = told["held_out"]
+    return [
+        f"Toxicity is by the classifier that `toxicity_classifier` trained on {told['num_train']:,} of the file's scored "
+        f"continuations: on {told['num_held_out']} others its scores correlate with theirs at {unseen['correlation']:.2f}, AUC "
+        f"{unseen['auc']:.2f}. It compares models, and is no measure of the paper's."
+    ]
+
+
+def with_people(labelers: dict[str, Any], model: dict[str, Any]) -> str:
+    """How often two labelers agree, and the reward model with one, on the pairs that several ranked."""
+    shares = [f"{r['agreement']:.1%} ({r['ci95'][0]:.1%} to {r['ci95'][1]:.1%})" for r in (labelers, model)]
+    return f"{shares[0]}; {shares[1]}, {labelers['num_pairs']} pairs"
+
+
+def taken(name: str, row: dict[str, Any]) -> str:
+    """What was drawn of a file, and what was left out before."""
+    twice = f" ({row['same_reply_twice']} with one reply twice left out)" if "same_reply_twice" in row else ""
+    return f"{row['taken']} of {row['records']} of {name}{twice}"
 
 
 PLACES = {
     "README.md": (miniature, paper_in_miniature, real_data),
-    "docs/results.md": (paper_figures, real_data_figures, real_evaluation),
+    "docs/results.md": (paper_figures, real_data_figures, rm_learning_curve, real_evaluation),
     "docs/scale.md": (quantized, two_processes, memory, gpu_checks),
     "docs/checkpoints.md": (faults,),
     "docs/performance.md": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -29,8 +30,10 @@ from benchmarks.real.selection import (
 )
 from benchmarks.real.stages import HARDWARE, Stages
 from benchmarks.real_data import main as real_data_main
+from benchmarks.real_evaluation import by_voter, sample
 from benchmarks.real_evaluation import main as real_evaluation_main
-from benchmarks.real_evaluation import sample
+from benchmarks.rm_learning_curve import best_gain, pool, size_needed, verdicts
+from benchmarks.rm_learning_curve import main as rm_learning_curve_main
 from lit_instructgpt.hashes import hash_of
 
 MODEL = Path("models/smollm2")
@@ -291,7 +294,8 @@ def test_records_are_drawn_from_the_whole_of_a_file(tmp_path):
         {"id": str(n), "prompt": "Hi", "format": "plain", "responses": ["a", "b"], "ranking": [1, 2]} for n in range(50)
     ]
     write(tmp_path / "pairs.jsonl", [*rows, {**rows[0], "id": "twice", "responses": ["a", "a"]}])
-    assert sample(tmp_path / "pairs.jsonl", tmp_path / "out/a.jsonl", 20, 0) == {"records": 50, "taken": 20}
+    found = sample(tmp_path / "pairs.jsonl", tmp_path / "out/a.jsonl", 20, 0)
+    assert found == {"records": 51, "same_reply_twice": 1, "taken": 20}
     taken = read(tmp_path / "out/a.jsonl")
     assert len({row["id"] for row in taken}) == 20
     assert max(int(row["id"]) for row in taken) > 30
@@ -300,6 +304,90 @@ def test_records_are_drawn_from_the_whole_of_a_file(tmp_path):
     assert sample(tmp_path / "q.csv", tmp_path / "out/q.csv", 9, 0) == {"records": 2, "taken": 2}
     with (tmp_path / "out/q.csv").open(newline="") as file:
         assert sorted(csv.reader(file)) == [["a, b", "c\nd"], ["e", "f"], ["question", "answer"]]
+
+
+def test_votes_become_a_ranking_by_each_voter(tmp_path):
+    row = {"id": "a", "responses": ["x", "y"], "ranking": [2, 1], "labeler": "majority of 3", "votes": [2, 0, 1]}
+    assert [(one["id"], one["labeler"], one["ranking"]) for one in by_voter(row)] == [
+        ("a/1", "voter 1", [2, 1]), ("a/2", "voter 2", [1, 1]), ("a/3", "voter 3", [1, 2]),
+    ]  # fmt: skip
+    assert by_voter({"id": "b"}) == [{"id": "b"}]
+    write(tmp_path / "votes.jsonl", [{**row, "prompt": "Hi", "format": "plain"}])
+    assert sample(tmp_path / "votes.jsonl", tmp_path / "out.jsonl", 5, 0) == {"records": 1, "taken": 1}
+    assert len(read(tmp_path / "out.jsonl")) == 3
+
+
+def gained(length: float, words: float, half: float) -> dict:
+    return {
+        "rm": {"accuracy": 0.6 + length, "ci95": [0.5, 0.7]},
+        "length_baseline": {"accuracy": 0.6, "rm_minus_this": length, "ci95_of_difference": [length - half, length + half]},
+        "bag_of_words_baseline": {"accuracy": 0.5, "rm_minus_this": words, "ci95_of_difference": [words - half, words + half]},
+        "rm_above_both": length > half and words > half, "num_pairs": 40, "num_rankings": 30,
+    }  # fmt: skip
+
+
+def test_the_size_at_which_a_line_through_the_gains_leaves_the_interval():
+    # 0.01 more with each doubling from 0 at 200: an interval of +-0.045 is left behind 4.5 doublings, at 200 * 2^4.5
+    assert size_needed([200, 400, 800], [0.0, 0.01, 0.02], 0.045) == pytest.approx(200 * 2**4.5)
+    assert size_needed([200, 400, 800], [0.02, 0.02, 0.01], 0.045) is None, "it falls"
+    assert best_gain(gained(0.03, 0.09, 0.04)) == pytest.approx((0.03, 0.04)), "the longer reply is the better baseline"
+    curve = [
+        {"num_rankings": size, "sources": {
+            "a": gained(gain, 0.2, 0.04), "b": gained(0.05, 0.2, 0.04), "c": gained(-gain, 0.2, 0.04),
+        }}
+        for size, gain in ((200, 0.03), (400, 0.05), (800, 0.07))
+    ]  # fmt: skip
+    found = verdicts(curve)
+    assert [found[name]["above_both_from"] for name in "abc"] == [400, 200, None]
+    assert found["a"]["size_by_line"] == round(200 * 2**0.5)
+    assert found["c"]["size_by_line"] is None
+    assert found["a"]["gain_over_better_baseline"] == [0.03, 0.05, 0.07]
+
+
+def test_a_learning_curve_needs_a_trained_sft_model(tmp_path):
+    with pytest.raises(SystemExit, match=r"sft/export/config\.json.*demonstrations\.valid.*benchmarks/real_data\.py"):
+        rm_learning_curve_main(["--data", str(tmp_path), "--trained", str(tmp_path)])
+
+
+def test_smaller_sets_are_parts_of_larger_ones_and_all_of_valid_is_measured(monkeypatch, tmp_path, tiny_dir):
+    for name in BUNDLE["comparisons"]:
+        rows = [
+            {"id": f"{name}-{i}", "prompt": "long " * 1000 if i == 0 else f"prompt {i}", "format": "plain",
+             "responses": [f"a {i}", f"b {i}", "c"], "ranking": [1, 2, 3], "split": "valid" if i % 4 == 3 else "train"}
+            for i in range(12)
+        ]  # fmt: skip
+        write(tmp_path / f"bundle/comparisons/{name}.jsonl", rows)
+    trained = tmp_path / "trained"
+    shutil.copytree(tiny_dir("llama"), trained / "sft/export")
+    (trained / "sft/export/chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+    write(trained / "data/demonstrations.valid.jsonl", [{"prompt": "a", "response": "b"}])
+    train, valid = pool(tmp_path / "bundle", trained / "sft/export", 0)
+    assert len(train) == 3 * 8, "without the long prompts"
+    assert len(valid) == 3 * 3
+    assert pool(tmp_path / "bundle", trained / "sft/export", 1)[0] != train
+    given = {}
+
+    def fit(self, stage, inputs, *overrides):
+        given[self.work.name] = (read(inputs["--data.init_args.train"]), read(self.data("comparisons.valid")))
+        self.commands.seconds[stage] = 1.5
+
+    monkeypatch.setattr(Stages, "fit", fit)
+    monkeypatch.setattr(
+        "benchmarks.rm_learning_curve.Figures.reward_model",
+        lambda self, export, baselines: {"hh": gained(0.05, 0.1, 0.02)},
+    )
+    arguments = ["--data", str(tmp_path / "bundle"), "--trained", str(trained), "--work", str(tmp_path / "work"),
+                 "--out", str(tmp_path / "out.json")]  # fmt: skip
+    with pytest.raises(SystemExit, match="--sizes 25: there are 24 training rankings"):
+        rm_learning_curve_main([*arguments, "--sizes", "25"])
+    rm_learning_curve_main([*arguments, "--sizes", "16", "4"])
+    assert given["4-0"] == (train[:4], valid)
+    assert given["16-0"] == (train[:16], valid)
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [row["num_rankings"] for row in report["curve"]] == [4, 16]
+    assert sum(report["curve"][1]["by_source"].values()) == 16
+    assert report["curve"][1]["num_pairs"] == 48
+    assert report["sources"]["hh"]["above_both_from"] == 4
 
 
 def test_what_real_evaluation_needs_is_named_at_once(tmp_path):

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from benchmarks.real_evaluation import ORDER, SHOWN, numbers, words_of_systems
-from benchmarks.tables import real_data, real_data_figures, real_evaluation
+from benchmarks.real_evaluation import ORDER, SHOWN, numbers, of_rankings, words_of_systems
+from benchmarks.tables import real_data, real_data_figures, real_evaluation, rm_learning_curve
 
 
 def interval(mean: float, **more: Any) -> dict[str, Any]:
@@ -39,6 +39,7 @@ RESULTS: dict[str, Any] = {
     "selection": {
         "comparisons": {"hh": {"train": 80, "train_pairs": 80}, "oasst1": {"train": 20, "train_pairs": 70}},
         "demonstrations": {"dolly": {"train": 16, "valid": 4}}, "episodes": 320,
+        "rules": {"comparisons": "the shortest"},
     },
     "seconds": {"sft": 60.0, "total": 3600.0},
 }  # fmt: skip
@@ -79,7 +80,42 @@ def test_the_course_of_the_reward_model_and_the_policies():
     ]
     assert "hh 80 rankings (80 pairs), oasst1 20 rankings (70 pairs), of which 96 rankings are within the limit" in page
     assert "Minutes: sft 1, total 60." in page
+    assert "- comparisons: the shortest" in page
     assert page.endswith("- a note")
+
+
+PREFERRED: dict[str, Any] = {
+    "baseline": "b",
+    "systems": {
+        "a": {"characters": 80.0, "against_baseline": {
+            "win_rate": 0.75, "ci95": [0.6, 0.9], "length_controlled_win_rate": 0.7, "num_rankings": 40, "num_prompts": 30,
+            "num_labelers": 5, "tie_rate": 0.1, "per_labeler": {},
+        }},
+        "b": {"characters": 70.0, "against_baseline": None},
+    },
+    "agreement": {"agreement": 0.8},
+}  # fmt: skip
+
+
+def test_a_learning_curve_says_what_size_it_took_or_would_take():
+    curve = [
+        {"num_rankings": size, "num_pairs": 2 * size, "by_source": {}, "seconds": {"fit": 60.0, "figures": 30.0},
+         "sources": {"hh": source(0.6, gain), "oasst1": source(0.55, gain / 10), "qa": source(0.5, 0.001)}}
+        for size, gain in ((200, 0.02), (400, 0.06))
+    ]  # fmt: skip
+    sources = {
+        "hh": {"above_both_from": 200, "size_by_line": 150, "half_of_interval": 0.01},
+        "oasst1": {"above_both_from": None, "size_by_line": 12345, "half_of_interval": 0.01},
+        "qa": {"above_both_from": None, "size_by_line": None, "half_of_interval": 0.01},
+    }
+    page = rm_learning_curve(
+        {**RESULTS, "command": "python x.py", "num_available": 5000, "curve": curve, "sources": sources}
+    )
+    assert cells(page, "400 (800)")[1] == "60.0% (55.0% to 75.0%); +6.0 (+5.0 to +7.0) and +6.0 (+5.0 to +7.0)"
+    assert "- hh: above both baselines from 200 rankings on. Its 30 validation" in page
+    assert "- oasst1: not above both; by a line through the gains over log2(rankings) it takes 12,345. Its 30" in page
+    assert "- qa: not above both, and the gains do not rise with the rankings. Its 30 validation" in page
+    assert "3 minutes on 2 CPU cores" in page
 
 
 def test_the_evaluations_on_public_files():
@@ -95,30 +131,39 @@ def test_the_evaluations_on_public_files():
         name: {"score": i / 2, "ci95": [0.0, 1.0], "num_outputs": 19, "num_empty": 0} for i, name in enumerate(ORDER)
     }
     found = {
-        "models": {"rm": {"tulu1": pairs}}, "agreement": {"tulu1": {"labelers": {"agreement": 0.75, "num_pairs": 12}}},
+        "models": {"rm": {"tulu1": pairs}}, "agreement": {"tulu1": {
+            "labelers": {"agreement": 0.75, "num_pairs": 12, "ci95": [0.5, 1.0]},
+            "models": {"rm": {"agreement": 0.625, "ci95": [0.25, 0.875]}},
+        }},
         "files": {"tulu1": {"path": "x", "rows": 20, "measured": 19}},
         "outputs": {"models": {"rm": scores}, "order": {"models": {"rm": {"mean_rises": True, "rising": interval(0.5)}}}},
     }  # fmt: skip
     report = {
         "command": "python benchmarks/real_evaluation.py --data DIR", "seed": 0, "hardware": "2 CPU cores",
-        "versions": {"torch": "2.13.0"}, "taken": {"tulu1": {"records": 99, "taken": 20}},
+        "versions": {"torch": "2.13.0"}, "taken": {"tulu1": {"records": 99, "same_reply_twice": 3, "taken": 20}},
+        "toxicity_classifier": {"num_train": 4475, "num_held_out": 493, "held_out": {"correlation": 0.796, "auc": 0.909}},
+        "rankings": {"tulu1": of_rankings(PREFERRED)}, "seconds": {"benchmark": 600.0, "evaluate_rm": 90.0},
         "benchmark": {"base": benchmark, "sft": benchmark}, "reward_model": numbers(found),
         "output_words": words_of_systems([{"outputs": dict.fromkeys(ORDER, "a b c")}, {"outputs": dict.fromkeys(ORDER, "d")}]),
     }  # fmt: skip
     page = real_evaluation(report)
     assert cells(page, "hellaswag, accuracy_by_average, n = 40")[1:] == ["0.250 (0.150 to 0.350)"] * 2
-    assert cells(page, "tulu1")[1:] == [
+    assert cells(page, "tulu1 | 19 of 20")[1:] == [
         "19 of 20",
         "18",
         "2",
         "60.0% (50.0% to 70.0%)",
         "55.0%",
         "0.125",
-        "75.0% of 12",
+        "75.0% (50.0% to 100.0%); 62.5% (25.0% to 87.5%), 12 pairs",
     ]
     assert cells(page, ORDER[2])[1:] == ["1.000 (0.000 to 1.000)", "19", "2"]
     assert cells(page, "many")[2] == "10"
     assert "| few |" not in page, "nine pairs say nothing of a source"
     assert "rises at 50.0% of the prompts (40.0% to 60.0%; by chance 16.7 %)" in page
     assert "have no row of their own (1)" in page
-    assert "20 of 99 of tulu1" in page
+    assert "20 of 99 of tulu1 (3 with one reply twice left out)" in page
+    assert cells(page, "tulu1 | a")[2:] == ["b", "75.0% (60.0% to 90.0%)", "40"]
+    assert "trained on 4,475" in page
+    assert "correlate with theirs at 0.80, AUC 0.91" in page
+    assert "Minutes: benchmark 10, evaluate_rm 2" in page

@@ -13,6 +13,12 @@ MAX_NEW_TOKENS = 96
 MAX_PROMPT_TOKENS = 896
 """Of the rankings: the passages of qa_feedback are long."""
 
+READING = (
+    "--data.init_args.reading.max_prompt_tokens", str(MAX_PROMPT_TOKENS),
+    "--data.init_args.reading.max_tokens", str(MAX_PROMPT_TOKENS + 256),
+)  # fmt: skip
+"""Of the rankings, by the reward model."""
+
 HARDWARE = {"cpu": "configs/smollm2/cpu.yaml", "cuda": "configs/smollm2/gpu.yaml"}
 """Device -> the overlay of each stage."""
 
@@ -71,8 +77,7 @@ class Stages:
             "--data.init_args.train": self.data("comparisons.train"),
             "--data.init_args.valid": self.data("comparisons.hh_helpful.valid"),
             "--data.init_args.demonstrations": self.data("demonstrations.valid"),
-        }, "--data.init_args.reading.max_prompt_tokens", str(MAX_PROMPT_TOKENS),
-           "--data.init_args.reading.max_tokens", str(MAX_PROMPT_TOKENS + 256))  # fmt: skip
+        }, *READING)  # fmt: skip
 
     def ppo(self, episodes: int, batch: int) -> None:
         """PPO-ptx of the SFT model against the reward model."""
