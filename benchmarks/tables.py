@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.fault_scenarios import TITLES
 from benchmarks.gpu_checks import table as gpu_checks_table
+from benchmarks.lm_eval_agreement import table as agreement_table
 from benchmarks.memory import table as memory_table
 from benchmarks.paper.results import claims_table, figures_tables
 from benchmarks.quantized import table as quantized_table
@@ -119,9 +120,16 @@ def real_data_figures(results: dict[str, Any]) -> str:
     minutes = ", ".join(f"{name} {value / 60:.0f}" for name, value in results["seconds"].items())
     notes = "\n".join(f"- {note}" for note in results["notes"])
     rules = "\n".join(f"- {name}: {rule}" for name, rule in results["selection"]["rules"].items())
+    ptx = results["policies"].get("ppo_ptx")
+    said = ""
+    if ptx is not None:
+        low, high = ptx["ci95"]
+        verdict = "more often than" if low > 0.5 else "less often than" if high < 0.5 else "about as often as"
+        said = f"By it PPO-ptx is preferred {verdict} SFT on these prompts ({low:.2f} to {high:.2f}).\n\n"
     return (
         f"{reward_model_table(results)}\n\nPair accuracy along the epoch:\n\n{chr(10).join(curve)}\n\n"
-        f"The policies on {results['num_prompts']} held-out prompts, judged by that reward model:\n\n{chr(10).join(policies)}\n\n"
+        f"The policies on {results['num_prompts']} held-out prompts, judged by that reward model:\n\n"
+        f"{chr(10).join(policies)}\n\n{said}"
         f"`{results['command']}`, seed {results['seed']}, {results['hardware']}, torch {results['versions']['torch']}, "
         f"{results['precision']}. Selected for training: {taken}, of which {results['num_rankings_trained']} rankings are "
         f"within the limit of tokens; demonstrations: {demos}; "
@@ -322,6 +330,11 @@ def paper_figures(results: dict[str, Any]) -> str:
     return figures_tables(results)
 
 
+def lm_eval_agreement(results: dict[str, Any]) -> str:
+    """The harness' figures beside ours."""
+    return agreement_table(results)
+
+
 FEW_PAIRS = 10
 """A source of fewer pairs has no row of its own; the JSON has it."""
 
@@ -429,6 +442,7 @@ def taken(name: str, row: dict[str, Any]) -> str:
 PLACES = {
     "README.md": (miniature, paper_in_miniature, real_data),
     "docs/results.md": (paper_figures, real_data_figures, rm_learning_curve, real_evaluation),
+    "docs/evaluation.md": (lm_eval_agreement,),
     "docs/scale.md": (quantized, two_processes, memory, gpu_checks),
     "docs/checkpoints.md": (faults,),
     "docs/performance.md": (

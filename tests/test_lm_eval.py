@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,29 @@ def test_a_local_task_offline(
 
 @needs_lm_eval
 @foreign_warnings
+def test_what_is_asked_stands_in_the_chat_template(
+    task: Path, tiny_dir: Dirs, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    directory = shutil.copytree(tiny_dir("gpt_neox"), tmp_path / "chat")
+    (directory / "chat_template.jinja").write_text(
+        "{% for m in messages %}say {{ m.content }}{% endfor %} hello", "utf-8"
+    )
+    found = harness(
+        str(directory), "three_choices", str(tmp_path / "r.json"), str(task), num_fewshot=0, apply_chat_template=True
+    )
+    model = plain_policy(tiny_dir("gpt_neox"))
+    right = {"plain": 0, "chat": 0}
+    for row in QUESTIONS:
+        for name, context in (("plain", row["asked"]), ("chat", f"say {row['asked']} hello")):
+            sums, _ = plain_logprobs(model, tokenizer, context, [f" {answer}" for answer in row["answers"]])
+            right[name] += sums.index(max(sums)) == row["right"]
+    assert found["results"]["three_choices"]["acc,none"] == pytest.approx(right["chat"] / len(QUESTIONS), abs=1e-6)
+
+
+@needs_lm_eval
+@foreign_warnings
 def test_continuations_agree_with_the_harness(tiny_dir: Dirs):
     """Token for token and nat for nat, with contexts that are empty, end with spaces and are too long."""
     from lm_eval.api.instance import Instance
@@ -111,6 +135,7 @@ def test_without_it_the_extra_is_named(tiny_dir: Dirs, tmp_path: Path, monkeypat
     ({"tasks": " , "}, r"tasks: ' , ' names none"),
     ({"tasks": "three_choices,no_such_task"}, r"tasks: no_such_task: unknown to lm-evaluation-harness"),
     ({"include_path": "nowhere"}, r"include_path: nowhere is no directory"),
+    ({"apply_chat_template": True}, r"apply_chat_template: the tokenizer of .* has no chat template; leave it out"),
     ({"model": "./nowhere"}, r"no model directory \./nowhere"),
 ])  # fmt: skip
 def test_mistakes_are_named(task: Path, tiny_dir: Dirs, tmp_path: Path, settings: dict[str, Any], message: str):

@@ -295,6 +295,24 @@ def test_a_result_of_lm_eval_is_on_the_page(tmp_path: Path):
     assert "Intervals: 1.96 standard errors of lm-evaluation-harness to either side." in Page(html).words
 
 
+def test_models_of_several_files_of_lm_eval_stand_side_by_side_if_they_did_the_same(tmp_path: Path):
+    other = {**HARNESS, "model": "runs/my/sft/export", "date": 1764000001.5}
+    fewer = {**HARNESS, "model": "runs/my/base", "n-shot": {"arc_easy": 1, "gsm8k": 5, "wikitext": 0}}
+    files = [
+        write(tmp_path / f"{name}.json", row)
+        for name, row in (("a", HARNESS), ("b", fewer), ("c", other), ("d", HARNESS))
+    ]
+    report(str(tmp_path / "page.html"), files)
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    heads = [table.split(" arc easy")[0] for table in tables(html)]
+    assert heads == [
+        "Figure (95 % interval) runs/my/ppo/export runs/my/sft/export",
+        "Figure (95 % interval) runs/my/base standard error",
+        "Figure (95 % interval) runs/my/ppo/export standard error",
+    ]
+    assert re.findall(r"<h3>(.*?) <small>", html) == ["a, c", "b", "d"]
+
+
 def test_results_of_an_older_evaluate_have_no_kind():
     assert merge({"x": {"models": POLICIES["models"]}})["models"] == POLICIES["models"]
 

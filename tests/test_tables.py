@@ -1,9 +1,19 @@
 """benchmarks.tables: the tables of human records, from results made by hand."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from benchmarks.real_evaluation import ORDER, SHOWN, numbers, of_rankings, words_of_systems
-from benchmarks.tables import real_data, real_data_figures, real_evaluation, rm_learning_curve
+from benchmarks.tables import (
+    PLACES,
+    SHARED,
+    fill,
+    real_data,
+    real_data_figures,
+    real_evaluation,
+    rm_learning_curve,
+)
 
 
 def interval(mean: float, **more: Any) -> dict[str, Any]:
@@ -49,6 +59,17 @@ def cells(table: str, first: str) -> list[str]:
     """The row that begins so, without its ends."""
     (row,) = [line for line in table.splitlines() if line.startswith(f"| {first} |")]
     return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_the_pages_show_the_results_that_are_committed():
+    """Nothing was typed into a table, and no result was exchanged without its table."""
+    for file, tables in PLACES.items():
+        text = Path(file).read_text(encoding="utf-8")
+        for table in tables:
+            results = Path("benchmarks/results") / f"{SHARED.get(table.__name__, table.__name__)}.json"
+            if results.is_file():
+                found = json.loads(results.read_text(encoding="utf-8"))
+                assert fill(text, table.__name__, table(found)) == text, f"{file}: run python -m benchmarks.tables"
 
 
 def test_the_reward_model_on_human_rankings():

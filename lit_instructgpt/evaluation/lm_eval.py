@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lit_instructgpt.models import read_config
+from lit_instructgpt.models import load_tokenizer, read_config
 
 
 def harness(
@@ -19,6 +19,7 @@ def harness(
     include_path: str | None = None,
     num_fewshot: int | None = None,
     limit: int | None = None,
+    apply_chat_template: bool = False,
     batch_size: int = 8,
     device: str = "cpu",
 ) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def harness(
         include_path: directory with YAML files of more tasks.
         num_fewshot: solved examples before each; the task's own number by default.
         limit: use only this many items of each task.
+        apply_chat_template: what is asked stands in the model's chat template.
         batch_size: sequences per batch.
         device: cpu, cuda, ...
 
@@ -40,7 +42,7 @@ def harness(
         The harness' report without its samples, as written.
 
     Raises:
-        ValueError: lm-evaluation-harness is not installed, or does not know a task.
+        ValueError: lm-evaluation-harness is not installed, or does not know a task; or there is no chat template.
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise ValueError("lm-evaluation-harness is not installed: pip install 'lit-instructgpt[lm-eval]'")
@@ -52,6 +54,8 @@ def harness(
     if include_path is not None and not Path(include_path).is_dir():
         raise ValueError(f"include_path: {include_path} is no directory; give the one that holds the tasks' YAML files")
     read_config(model)
+    if apply_chat_template and load_tokenizer(model).chat_template is None:
+        raise ValueError(f"apply_chat_template: the tokenizer of {model} has no chat template; leave it out")
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import make_table
@@ -69,6 +73,7 @@ def harness(
         tasks=names,
         num_fewshot=num_fewshot,
         limit=limit,
+        apply_chat_template=apply_chat_template,
         batch_size=batch_size,
         device=device,
         task_manager=manager,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -87,19 +88,44 @@ def harness_figures(report: Mapping[str, Any]) -> dict[str, dict[tuple[str, ...]
 
 
 def results_section(results: Mapping[str, Mapping[str, Any]]) -> Markup:
-    """Every result file in turn: its figures by model, then those of the file as a whole."""
-    return join(_result(name, as_dict(result)) for name, result in results.items())
+    """Every result file in turn: its figures by model, then those of the file as a whole.
+
+    Files of ``lm_eval`` whose models did the same in the same way are one: their models stand side by side.
+    """
+    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, result in results.items():
+        content = as_dict(result)
+        key = json.dumps(same_tasks(content)) if content.get("kind") == LM_EVAL else name
+        models = [other.get("model") for other in groups.get(key, {}).values()]
+        if content.get("model") in models:  # two of one model would be one column
+            key = name
+        groups.setdefault(key, {})[name] = content
+    return join(_result(", ".join(files), list(files.values())) for files in groups.values())
 
 
-def _result(name: str, result: Mapping[str, Any]) -> Markup:
-    content = _harness(result) if result.get("kind") == LM_EVAL else _evaluation(result)
+def same_tasks(result: Mapping[str, Any]) -> list[Any]:
+    """What files of ``lm_eval`` must have in common for their figures to stand in a row."""
+    asked = as_dict(result.get("config")).get("limit")
+    return [result.get(key) for key in ("versions", "n-shot", "n-samples", "fewshot_as_multiturn", "chat_template")] + [
+        asked
+    ]
+
+
+def _result(name: str, found: Sequence[Mapping[str, Any]]) -> Markup:
+    result = found[0]
+    content = _harness(found) if result.get("kind") == LM_EVAL else _evaluation(result)
     kind = clean(result.get("kind") or "results").replace("_", " ")
     heading = Markup("<h3>{} <small>{}</small></h3>").format(clean(name), kind)
     return heading + content if content else NOTHING
 
 
-def _harness(result: Mapping[str, Any]) -> Markup:
-    table = _table(harness_figures(result))
+def _harness(found: Sequence[Mapping[str, Any]]) -> Markup:
+    columns: dict[str, Mapping[tuple[str, ...], Value]] = {}
+    for result in found:
+        (model, *errors) = harness_figures(result).items()
+        alone = len(found) == 1
+        columns |= dict([model, *errors]) if alone else {model[0]: model[1]}
+    table = _table(columns)
     note = Markup('<p class="note">Intervals: 1.96 standard errors of lm-evaluation-harness to either side.</p>')
     return table + note if table else NOTHING
 
