@@ -3,8 +3,8 @@
     python benchmarks/real_evaluation.py --data ../shared/data [--trained runs/real_data] [--num 200]
 
 SmolLM2-135M as it comes beside the models that benchmarks/real_data.py trained from it, by the public commands ``benchmark``,
-``toxicity_classifier``, ``evaluate_rm`` and ``report``, on ``DATA/eval``. Only numbers are kept: of what the models write and
-of the files nothing goes to ``benchmarks/results``. A command whose result is in ``--work`` already is not run again.
+``toxicity_classifier``, ``rankings``, ``evaluate_rm`` and ``report``, on ``DATA/eval``. Only numbers are kept: of what the
+models write and of the files nothing goes to ``benchmarks/results``. A command whose result is in ``--work`` already is not run again.
 The files are in order of their kinds, so records are drawn by chance, not taken from the beginning.
 """
 
@@ -38,8 +38,8 @@ FILES = {
 MAX_RESPONSE_TOKENS = 256
 """What the reward model reads of a reply, as in its training."""
 
-WHOLE = ("winogender", "tulu1")
-"""Taken whole: there are few templates of the one, and few prompts of the other that two people ranked."""
+WHOLE = ("tulu1",)
+"""Taken whole: few of its prompts were ranked by two people."""
 
 BASELINES = {"tulu1": "tulu_65B", "pandalm": "llama-7b"}
 """Recorded rankings of systems -> the system that the others are compared with."""
@@ -82,9 +82,11 @@ def sample(source: Path, target: Path, num: int, seed: int) -> dict[str, int]:
         rows = read(source)
         records = [row for row in rows if len(set(row.get("responses", ()))) == len(row.get("responses", ()))]
         chosen = random.Random(seed).sample(records, min(num, len(records)))
-        write(target, [with_messages(own) for row in chosen for own in by_voter(row)])
-        twice = {"same_reply_twice": len(rows) - len(records)} if len(rows) > len(records) else {}
-        return {"records": len(rows), **twice, "taken": len(chosen)}
+        written = [with_messages(own) for row in chosen for own in by_voter(row)]
+        write(target, written)
+        more = {"same_reply_twice": len(rows) - len(records)} if len(rows) > len(records) else {}
+        more |= {"rankings": len(written)} if len(written) > len(chosen) else {}
+        return {"records": len(rows), "taken": len(chosen), **more}
     return {"records": len(rows), "taken": len(chosen)}
 
 
@@ -117,7 +119,7 @@ class Evaluations:
 
     def __init__(self, work: Path, sources: dict[str, Path], num: int, seed: int, device: str) -> None:
         self.work, self.device, self.commands = work, device, Commands(work)
-        self.scored = sources["realtoxicityprompts"]
+        self.sources, self.scored = sources, sources["realtoxicityprompts"]
         self.taken: dict[str, dict[str, int]] = {}
         self.used = {"winogender": sources["winogender"]}
         for name, source in sources.items():
@@ -149,12 +151,12 @@ class Evaluations:
         )  # fmt: skip
 
     def rankings(self, name: str) -> Path:
-        """Which systems people preferred, by a file of their rankings; its JSON file."""
-        out = self.work / f"rankings_{name}.json"
+        """Which systems people preferred, by all of a file's rankings; the JSON file."""
+        whole, out = self.work / f"data/whole_{name}.jsonl", self.work / f"rankings_{name}.json"
+        sample(self.sources[name], whole, sys.maxsize, 0)
         self.commands.run(
             f"rankings_{name}",
-            ["rankings", "--rankings", str(self.used[name]), "--baseline", BASELINES[name], "--out", str(out)],
-            [self.used[name]], out,
+            ["rankings", "--rankings", str(whole), "--baseline", BASELINES[name], "--out", str(out)], [whole], out,
         )  # fmt: skip
         return out
 
@@ -187,7 +189,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--trained", type=Path, default=Path("runs/real_data"), help="made by benchmarks/real_data.py")
     parser.add_argument("--work", type=Path, default=Path("runs/real_evaluation"), help="samples and results")
     parser.add_argument(
-        "--num", type=int, default=200, help="records of each file, by chance; Winogender is taken whole"
+        "--num", type=int, default=200, help="records of each file, by chance; Winogender and tulu1 are taken whole"
     )
     parser.add_argument("--seed", type=int, default=0, help="of which are taken")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the models")

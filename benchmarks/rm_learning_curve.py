@@ -4,8 +4,8 @@
 
 One reward model for each number of rankings, trained to its end from the SFT model of benchmarks/real_data.py: each takes the
 first of all training rankings of hh_helpful, oasst1 and qa_feedback in one random order: a smaller set is part of a larger one.
-All are measured on all validation rankings, the longer reply and a bag of words that learned from the same rankings beside them.
-What is trained and measured already is not done again, and the JSON is written after each size.
+All are measured on all validation rankings, beside them the longer reply and a bag of words that learned from those of the same
+rankings that are of its source. What is trained and measured in ``--work`` already is not done again.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from benchmarks.real.stages import MAX_PROMPT_TOKENS, READING, Stages
 from benchmarks.real_data import Figures, hardware, show, versions
 
 BASELINES = ("length_baseline", "bag_of_words_baseline")
+
+FAR = 10**6
+"""Rankings beyond which a line through a few points is not followed."""
 
 
 def pool(data: Path, sft: Path, seed: int) -> tuple[list[Row], list[Row]]:
@@ -69,23 +72,33 @@ def best_gain(row: Row) -> tuple[float, float]:
     return row[name]["rm_minus_this"], (high - low) / 2
 
 
-def size_needed(sizes: Sequence[int], gains: Sequence[float], half: float) -> float | None:
-    """Where a line through the gains over log2(size) comes to an interval above 0; None if it does not rise.
+def line(sizes: Sequence[int], gains: Sequence[float]) -> tuple[float, float]:
+    """Slope and start of the line through gains over log2(rankings), by least squares; at least two different sizes."""
+    slope, start = np.polyfit(np.log2(sizes), gains, 1)
+    return float(slope), float(start)
+
+
+def size_by_line(sizes: Sequence[int], gains: Sequence[float], half: float) -> int | None:
+    """Where that line comes to an interval above 0, to two digits.
+
+    None if it does not rise, or comes there behind `FAR` or within what was measured: then it says nothing.
 
     Args:
-        sizes: numbers of rankings, at least two different ones.
+        sizes: numbers of rankings.
         gains: of the reward model over the better baseline.
         half: half of the gain's interval, which validation rankings decide, not training rankings.
     """
-    slope, start = np.polyfit(np.log2(sizes), gains, 1)
+    slope, start = line(sizes, gains)
     if slope <= 0:
         return None
     power = (half - start) / slope
-    return 2.0**power if power < 60 else math.inf
+    if not math.log2(max(sizes)) < power <= math.log2(FAR):
+        return None
+    return round(float(f"{2.0**power:.1e}"))
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train, measure and write, size by size."""
+    """Train and measure size by size, and write."""
     parser = argparse.ArgumentParser(prog="rm_learning_curve", description=__doc__,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
     parser.add_argument("--data", type=Path, required=True, help="folder with comparisons/: see docs/data.md")
@@ -109,10 +122,11 @@ def main(argv: list[str] | None = None) -> None:
             f"rm_learning_curve: --sizes {max(args.sizes)}: there are {len(train)} training rankings; give less"
         )
     curve: list[Row] = []
-    for size in sorted(set(args.sizes)):
+    sizes = sorted(set(args.sizes))
+    for size in sizes:
         work = args.work / f"{size}-{args.seed}"
         rows = train[:size]
-        stages = Stages(work, args.trained, args.seed, args.precision, args.device)
+        stages = Stages(work, args.trained / "sft/export", args.seed, args.precision, args.device)
         export = train_one(stages, args.trained, rows, valid)
         figures = Figures(work, args.precision, args.device)
         found = figures.reward_model(export, baselines=True)
@@ -125,20 +139,23 @@ def main(argv: list[str] | None = None) -> None:
             "sources": found,
             "seconds": {"fit": stages.commands.seconds["rm"], "figures": sum(figures.seconds.values())},
         })  # fmt: skip
-        done = " ".join(str(row["num_rankings"]) for row in curve)
-        report = {
-            "command": f"python benchmarks/rm_learning_curve.py --data DIR --sizes {done}",
-            "seed": args.seed,
-            "versions": versions(),
-            "hardware": hardware(args.device),
-            "load_average": round(os.getloadavg()[1], 1),
-            "precision": args.precision,
-            "num_available": len(train),
-            "curve": curve,
-            "sources": verdicts(curve),
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    options = "".join(
+        f" --{name} {value}" for name in ("seed", "device", "precision")
+        if (value := getattr(args, name)) != parser.get_default(name)
+    )  # fmt: skip
+    report = {
+        "command": f"python benchmarks/rm_learning_curve.py --data DIR --sizes {' '.join(map(str, sizes))}{options}",
+        "seed": args.seed,
+        "versions": versions(),
+        "hardware": hardware(args.device),
+        "load_average": round(os.getloadavg()[1], 1),
+        "precision": args.precision,
+        "num_available": len(train),
+        "curve": curve,
+        "sources": verdicts(curve),
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"written to {args.out}")
 
 
@@ -151,12 +168,13 @@ def verdicts(curve: Sequence[Row]) -> dict[str, Row]:
         first = next((i for i in range(len(rows)) if all(above[i:])), None)
         gains = [best_gain(row) for row in rows]
         sizes = [row["num_rankings"] for row in curve]
-        needed = size_needed(sizes, [gain for gain, _ in gains], gains[-1][1]) if len(rows) > 1 else None
+        values, half = [gain for gain, _ in gains], gains[-1][1]
         found[source] = {
             "above_both_from": None if first is None else sizes[first],
-            "gain_over_better_baseline": [round(gain, 4) for gain, _ in gains],
-            "half_of_interval": round(gains[-1][1], 4),
-            "size_by_line": None if needed is None or math.isinf(needed) else round(needed),
+            "gain_over_better_baseline": [round(value, 4) for value in values],
+            "half_of_interval": round(half, 4),
+            "gain_rises": line(sizes, values)[0] > 0 if len(sizes) > 1 else None,
+            "size_by_line": size_by_line(sizes, values, half) if len(sizes) > 1 and first is None else None,
         }
     return found
 

@@ -66,7 +66,7 @@ def real_data(results: dict[str, Any]) -> str:
     above = ", ".join(results["sources_with_rm_above_both"]) or "none"
     return (
         f"{reward_model_table(results)}\n\n"
-        f"SmolLM2-135M-Instruct on validation rankings by people, the shortest of each file, "
+        f"SmolLM2-135M-Instruct on validation rankings by people (of hh_helpful the shortest), "
         f"`python benchmarks/real_data.py --data DIR`, seed {results['seed']}, "
         f"{results['hardware']}, {sum(row['num_rankings'] for row in results['reward_model'].values())} rankings to "
         f"measure on, {num_train} to train on. Above both baselines: {above}. More in "
@@ -140,7 +140,7 @@ def real_data_figures(results: dict[str, Any]) -> str:
 def rm_learning_curve(results: dict[str, Any]) -> str:
     """Reward models on more and more real rankings, beside their baselines."""
     sources = list(results["sources"])
-    lines = [f"| rankings (pairs) | {' | '.join(sources)} |", "|---" * (1 + len(sources)) + "|"]
+    lines = [f"| rankings | {' | '.join(sources)} |", "|---" * (1 + len(sources)) + "|"]
     for row in results["curve"]:
         cells = []
         for name in sources:
@@ -152,23 +152,27 @@ def rm_learning_curve(results: dict[str, Any]) -> str:
                 for key in ("length_baseline", "bag_of_words_baseline")
             )
             cells.append(f"{found['rm']['accuracy']:.1%} ({low:.1%} to {high:.1%}); {beside}")
-        lines.append(f"| {row['num_rankings']} ({row['num_pairs']}) | {' | '.join(cells)} |")
+        own = ", ".join(f"{num} {name}" for name, num in row["by_source"].items())
+        lines.append(f"| {row['num_rankings']}: {own} | {' | '.join(cells)} |")
     said = []
     for name, row in results["sources"].items():
         measured = results["curve"][-1]["sources"][name]
         if row["above_both_from"] is not None:
             size = f"above both baselines from {row['above_both_from']} rankings on"
         elif row["size_by_line"] is not None:
-            size = f"not above both; by a line through the gains over log2(rankings) it takes {row['size_by_line']:,}"
+            size = f"not above both; by a line through its gains over log2(rankings) it takes about {row['size_by_line']:,}"
+        elif row["gain_rises"]:
+            size = "not above both; its gain rises, but a line through it names no size"
         else:
-            size = "not above both, and the gains do not rise with the rankings"
+            size = "not above both" + (", and its gain does not rise" if row["gain_rises"] is False else "")
         said.append(
             f"- {name}: {size}. Its {measured['num_rankings']} validation rankings tell a difference of "
             f"{100 * row['half_of_interval']:.0f} points from none."
         )
     seconds = sum(sum(row["seconds"].values()) for row in results["curve"])
     return (
-        f"{chr(10).join(lines)}\n\nPair accuracy (95 % CI); points above the longer reply, and above a bag of words.\n\n"
+        f"{chr(10).join(lines)}\n\n"
+        f"Pair accuracy (95 % CI); points above the longer reply, and above a bag of words of that source.\n\n"
         f"{chr(10).join(said)}\n\n`{results['command']}`, seed {results['seed']}, of "
         f"{results['num_available']:,} training rankings, {seconds / 60:.0f} minutes on {results['hardware']}, torch "
         f"{results['versions']['torch']}, {results['precision']}."
@@ -360,9 +364,10 @@ def real_evaluation(results: dict[str, Any]) -> str:
     for name, row in reward["pairs"].items():
         low, high = row["ci95"]
         people = reward["agreement"].get(name)
+        num_rankings = results["taken"][name].get("rankings", results["taken"][name]["taken"])
         among = with_people(people["labelers"], people["models"]["rm"]) if people else "one ranking a pair"
         pairs.append(
-            f"| {name} | {row['measured']} of {results['taken'][name]['taken']} | {row['num_pairs']} | {row['num_tied']} "
+            f"| {name} | {row['measured']} of {num_rankings} | {row['num_pairs']} | {row['num_tied']} "
             f"| {row['pair_accuracy']:.1%} ({low:.1%} to {high:.1%}) | {row['length_baseline']:.1%} | {row['ece']:.3f} "
             f"| {among} |"
         )
@@ -394,13 +399,16 @@ def real_evaluation(results: dict[str, Any]) -> str:
         for part in (row["per_source"].values() if len(row["per_source"]) > 1 else ())
     )
     drawn = ", ".join(taken(name, row) for name, row in results["taken"].items())
-    preferred = ["| people's rankings | system | preferred to | share (95 % CI) | rankings |", "|---|---|---|---|---|"]
+    preferred = [
+        "| people's rankings | system | preferred to | share (95 % CI) | rankings | prompts |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, found in results.get("rankings", {}).items():
         for system, row in found["systems"].items():
             low, high = row["ci95"]
             preferred.append(
                 f"| {name} | {system} | {found['baseline']} | {row['win_rate']:.1%} ({low:.1%} to {high:.1%}) "
-                f"| {row['num_rankings']} |"
+                f"| {row['num_rankings']} | {row['num_prompts']} |"
             )
     minutes = ", ".join(f"{name} {value / 60:.0f}" for name, value in results["seconds"].items())
     how = (
@@ -429,6 +437,8 @@ def scorer(results: dict[str, Any]) -> list[str]:
 
 def with_people(labelers: dict[str, Any], model: dict[str, Any]) -> str:
     """How often two labelers agree, and the reward model with one, on the pairs that several ranked."""
+    if labelers["agreement"] is None or model["agreement"] is None:
+        return "all pairs tied"
     shares = [f"{r['agreement']:.1%} ({r['ci95'][0]:.1%} to {r['ci95'][1]:.1%})" for r in (labelers, model)]
     return f"{shares[0]}; {shares[1]}, {labelers['num_pairs']} pairs"
 

@@ -136,7 +136,9 @@ def test_win_rates_are_counted_against_fresh_samples_of_the_baseline(found: Any,
         assert row["ci95_likert"] == [4, 4]
         low, high = row["ci95_follows_instruction"]
         odd = [len(text) % 2 for text in own]
-        assert row["ci95_follows_instruction"] == pytest.approx(resampled(odd), abs=0.02)
+        assert row["ci95_follows_instruction"] == pytest.approx(resampled(odd), abs=0.126), (
+            "a response of eight more or less"
+        )
         assert low <= row["follows_instruction"] <= high
         assert row["ci95_response_tokens"][0] <= row["response_tokens"] <= row["ci95_response_tokens"][1]
         assert "ci95_text_loss" not in row
@@ -541,6 +543,7 @@ def test_the_interval_of_equal_values_is_a_point():
             "the judge gives stop_rate, which the report gives itself: call it otherwise",
         ),
         ({"judge": lambda records, texts: [{"utility": 1, "ci95_likert": 2} for _ in texts]}, "gives ci95_likert"),
+        ({"judge": lambda records, texts: [{"utility": 1, "num_likert": 2} for _ in texts]}, "gives num_likert"),
         ({"judge": lambda records, texts: [1.0 for _ in texts]}, r"one dict per response, got 1\.0"),
         ({"judge": lambda records, texts: [{"utility": 1, "likert": "good"} for _ in texts]}, "None, got likert='good'"),
     ],

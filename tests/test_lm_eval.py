@@ -92,11 +92,13 @@ def test_what_is_asked_stands_in_the_chat_template(
     )
     model = plain_policy(tiny_dir("gpt_neox"))
     right = {"plain": 0, "chat": 0}
-    for row in QUESTIONS:
-        for name, context in (("plain", row["asked"]), ("chat", f"say {row['asked']} hello")):
-            sums, _ = plain_logprobs(model, tokenizer, context, [f" {answer}" for answer in row["answers"]])
+    for row in QUESTIONS:  # behind a template the harness puts no space before an answer
+        for name, context, before in (("plain", row["asked"], " "), ("chat", f"say {row['asked']} hello", "")):
+            sums, _ = plain_logprobs(model, tokenizer, context, [f"{before}{answer}" for answer in row["answers"]])
             right[name] += sums.index(max(sums)) == row["right"]
+    assert right["plain"] != right["chat"], "the questions tell the two apart"
     assert found["results"]["three_choices"]["acc,none"] == pytest.approx(right["chat"] / len(QUESTIONS), abs=1e-6)
+    assert found["apply_chat_template"] is True
 
 
 @needs_lm_eval

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ from benchmarks.real.stages import HARDWARE, Stages
 from benchmarks.real_data import main as real_data_main
 from benchmarks.real_evaluation import by_voter, sample
 from benchmarks.real_evaluation import main as real_evaluation_main
-from benchmarks.rm_learning_curve import best_gain, pool, size_needed, verdicts
+from benchmarks.rm_learning_curve import best_gain, pool, size_by_line, verdicts
 from benchmarks.rm_learning_curve import main as rm_learning_curve_main
 from lit_instructgpt.hashes import hash_of
 
@@ -313,7 +314,7 @@ def test_votes_become_a_ranking_by_each_voter(tmp_path):
     ]  # fmt: skip
     assert by_voter({"id": "b"}) == [{"id": "b"}]
     write(tmp_path / "votes.jsonl", [{**row, "prompt": "Hi", "format": "plain"}])
-    assert sample(tmp_path / "votes.jsonl", tmp_path / "out.jsonl", 5, 0) == {"records": 1, "taken": 1}
+    assert sample(tmp_path / "votes.jsonl", tmp_path / "out.jsonl", 5, 0) == {"records": 1, "taken": 1, "rankings": 3}
     assert len(read(tmp_path / "out.jsonl")) == 3
 
 
@@ -328,8 +329,10 @@ def gained(length: float, words: float, half: float) -> dict:
 
 def test_the_size_at_which_a_line_through_the_gains_leaves_the_interval():
     # 0.01 more with each doubling from 0 at 200: an interval of +-0.045 is left behind 4.5 doublings, at 200 * 2^4.5
-    assert size_needed([200, 400, 800], [0.0, 0.01, 0.02], 0.045) == pytest.approx(200 * 2**4.5)
-    assert size_needed([200, 400, 800], [0.02, 0.02, 0.01], 0.045) is None, "it falls"
+    assert size_by_line([200, 400, 800], [0.0, 0.01, 0.02], 0.045) == 4500, "200 * 2^4.5 = 4525"
+    assert size_by_line([200, 400, 800], [0.02, 0.02, 0.01], 0.045) is None, "it falls"
+    assert size_by_line([200, 400, 800], [0.0, 0.01, 0.02], 0.015) is None, "within what was measured"
+    assert size_by_line([200, 400, 800], [0.0, 0.001, 0.002], 0.045) is None, "200 * 2^45"
     assert best_gain(gained(0.03, 0.09, 0.04)) == pytest.approx((0.03, 0.04)), "the longer reply is the better baseline"
     curve = [
         {"num_rankings": size, "sources": {
@@ -339,8 +342,9 @@ def test_the_size_at_which_a_line_through_the_gains_leaves_the_interval():
     ]  # fmt: skip
     found = verdicts(curve)
     assert [found[name]["above_both_from"] for name in "abc"] == [400, 200, None]
-    assert found["a"]["size_by_line"] == round(200 * 2**0.5)
-    assert found["c"]["size_by_line"] is None
+    assert found["a"]["size_by_line"] is None, "it is above already"
+    assert (found["c"]["size_by_line"], found["c"]["gain_rises"], found["a"]["gain_rises"]) == (None, False, True)
+    assert verdicts(curve[:1])["c"]["gain_rises"] is None, "of one size"
     assert found["a"]["gain_over_better_baseline"] == [0.03, 0.05, 0.07]
 
 
@@ -367,11 +371,19 @@ def test_smaller_sets_are_parts_of_larger_ones_and_all_of_valid_is_measured(monk
     assert pool(tmp_path / "bundle", trained / "sft/export", 1)[0] != train
     given = {}
 
-    def fit(self, stage, inputs, *overrides):
-        given[self.work.name] = (read(inputs["--data.init_args.train"]), read(self.data("comparisons.valid")))
-        self.commands.seconds[stage] = 1.5
+    def run(self, name, args, inputs, made):
+        option = dict(pairwise(args))
+        assert option["--model.init_args.model"] == str(trained / "sft/export")
+        assert option["--data.init_args.reading.max_prompt_tokens"] == "896"
+        assert option["--trainer.limit_val_batches"] == "1"
+        assert made == self.work / "rm/export"
+        given[self.work.name] = (
+            read(Path(option["--data.init_args.train"])),
+            read(Path(option["--data.init_args.valid"])),
+        )
+        self.seconds[name] = 1.5
 
-    monkeypatch.setattr(Stages, "fit", fit)
+    monkeypatch.setattr("benchmarks.real.stages.Commands.run", run)
     monkeypatch.setattr(
         "benchmarks.rm_learning_curve.Figures.reward_model",
         lambda self, export, baselines: {"hh": gained(0.05, 0.1, 0.02)},

@@ -39,12 +39,12 @@ def write(path: Path, content: Any) -> str:
 
 def test_every_figure_is_found_with_its_own_interval():
     content = {
-        "accuracy": 0.5, "ci95": [0.4, 0.6], "n": 10, "loss": 1.5, "ci95_loss": [1, 2],
+        "accuracy": 0.5, "ci95": [0.4, 0.6], "n": 10, "num_pairs": 9, "loss": 1.5, "ci95_loss": [1, 2],
         "score": {"mean": 0.25, "ci95": [0.2, 0.3]}, "flag": True, "list": [1, 2], "text": "x", "none": None,
         "deep": {"er": {"value": 7}},
     }  # fmt: skip
     assert dict(figures(content)) == {
-        ("accuracy",): Value(0.5, (0.4, 0.6), 10), ("loss",): Value(1.5, (1, 2), 10),
+        ("accuracy",): Value(0.5, (0.4, 0.6), 10), ("loss",): Value(1.5, (1, 2), 10), ("num_pairs",): Value(9, None),
         ("score",): Value(0.25, (0.2, 0.3)), ("deep", "er", "value"): Value(7, None),
     }  # fmt: skip
 
@@ -207,15 +207,29 @@ def test_a_reward_model_stands_beside_length_and_labelers_with_its_calibration(t
     assert "circle" in calibration
 
 
+def test_a_result_of_evaluate_rm_without_numbers_has_no_chart(tmp_path: Path):
+    found = {
+        "kind": "reward_models",
+        "models": {"a": {}, "b": {"valid": {}, "new": {"pair_accuracy": 0.7, "num_pairs": 9}}},
+    }
+    report(str(tmp_path / "page.html"), [write(tmp_path / "rm.json", found)])
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert html.count("Longer response") == 0
+    assert "9 pairs." in Page(html).words
+
+
 def test_how_often_people_preferred_each_system_to_each_other_is_a_table(tmp_path: Path):
-    met = {"a": {"b": {"win_rate": 0.75, "ci95": [0.6, 0.9], "num_rankings": 40}, "c": None}, "b": {"a": None}, "c": {}}
-    found = {"kind": "rankings", "systems": {}, "matrix": met}
+    entry = {"win_rate": 0.75, "ci95": [0.6, 0.9], "num_rankings": 40, "num_prompts": 29}
+    other = {"win_rate": 0.25, "ci95": [0.1, 0.4], "num_rankings": 40, "num_prompts": 29}
+    found = {"kind": "rankings", "systems": {}, "matrix": {"a": {"b": entry, "c": None}, "b": {"a": other}, "c": {}}}
     report(str(tmp_path / "page.html"), [write(tmp_path / "r.json", found)])
-    (table,) = tables((tmp_path / "page.html").read_text(encoding="utf-8"))
-    assert (
-        table
-        == "Preferred to (95 % interval) a b c a \u2013 0.750 0.600 to 0.900 \u2013 b \u2013 \u2013 \u2013 c \u2013 \u2013 \u2013"
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    (table,) = tables(html)
+    assert table == (
+        "Preferred to (95 % interval) a b c b 0.250 0.100 to 0.400, n = 29 \u2013 \u2013 "
+        "a \u2013 0.750 0.600 to 0.900, n = 29 \u2013"
     )
+    assert "here are some of 29" in Page(html).words
 
 
 def test_every_mean_of_evaluate_has_its_interval_on_the_page(tmp_path: Path):
@@ -298,9 +312,11 @@ def test_a_result_of_lm_eval_is_on_the_page(tmp_path: Path):
 def test_models_of_several_files_of_lm_eval_stand_side_by_side_if_they_did_the_same(tmp_path: Path):
     other = {**HARNESS, "model": "runs/my/sft/export", "date": 1764000001.5}
     fewer = {**HARNESS, "model": "runs/my/base", "n-shot": {"arc_easy": 1, "gsm8k": 5, "wikitext": 0}}
+    bare = {**HARNESS, "versions": dict(reversed(HARNESS["versions"].items()))}
+    chat = {**other, "apply_chat_template": True}
     files = [
         write(tmp_path / f"{name}.json", row)
-        for name, row in (("a", HARNESS), ("b", fewer), ("c", other), ("d", HARNESS))
+        for name, row in (("a", bare), ("b", fewer), ("c", other), ("d", HARNESS), ("e", chat))
     ]
     report(str(tmp_path / "page.html"), files)
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
@@ -309,8 +325,9 @@ def test_models_of_several_files_of_lm_eval_stand_side_by_side_if_they_did_the_s
         "Figure (95 % interval) runs/my/ppo/export runs/my/sft/export",
         "Figure (95 % interval) runs/my/base standard error",
         "Figure (95 % interval) runs/my/ppo/export standard error",
+        "Figure (95 % interval) runs/my/sft/export standard error",
     ]
-    assert re.findall(r"<h3>(.*?) <small>", html) == ["a, c", "b", "d"]
+    assert re.findall(r"<h3>(.*?) <small>", html) == ["a, c", "b", "d", "e"]
 
 
 def test_results_of_an_older_evaluate_have_no_kind():

@@ -354,7 +354,13 @@ def test_every_key_is_documented(report: Row):
     assert documented("Reward models") == keys
     entries = [*model["per_source"].values(), *model["per_labeler"].values(), *model["per_k"].values()]
     assert all(set(e) == {"accuracy", "ci95", "num_pairs", "num_prompts", "length_baseline"} for e in entries)
-    assert set(report["outputs"]["models"]["first"]["v1"]) == {"score", "ci95", "num_outputs", "num_empty"}
+    assert set(report["outputs"]["models"]["first"]["v1"]) == {
+        "score",
+        "ci95",
+        "num_outputs",
+        "num_prompts",
+        "num_empty",
+    }
 
 
 def test_any_sequence_classifier_is_measured(

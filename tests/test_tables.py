@@ -120,22 +120,25 @@ PREFERRED: dict[str, Any] = {
 
 def test_a_learning_curve_says_what_size_it_took_or_would_take():
     curve = [
-        {"num_rankings": size, "num_pairs": 2 * size, "by_source": {}, "seconds": {"fit": 60.0, "figures": 30.0},
+        {"num_rankings": size, "num_pairs": 2 * size, "by_source": {"hh": size}, "seconds": {"fit": 60.0, "figures": 30.0},
          "sources": {"hh": source(0.6, gain), "oasst1": source(0.55, gain / 10), "qa": source(0.5, 0.001)}}
         for size, gain in ((200, 0.02), (400, 0.06))
     ]  # fmt: skip
     sources = {
-        "hh": {"above_both_from": 200, "size_by_line": 150, "half_of_interval": 0.01},
-        "oasst1": {"above_both_from": None, "size_by_line": 12345, "half_of_interval": 0.01},
-        "qa": {"above_both_from": None, "size_by_line": None, "half_of_interval": 0.01},
+        "hh": {"above_both_from": 200, "size_by_line": None, "gain_rises": True, "half_of_interval": 0.01},
+        "oasst1": {"above_both_from": None, "size_by_line": 12000, "gain_rises": True, "half_of_interval": 0.01},
+        "qa": {"above_both_from": None, "size_by_line": None, "gain_rises": False, "half_of_interval": 0.01},
     }
     page = rm_learning_curve(
         {**RESULTS, "command": "python x.py", "num_available": 5000, "curve": curve, "sources": sources}
     )
-    assert cells(page, "400 (800)")[1] == "60.0% (55.0% to 75.0%); +6.0 (+5.0 to +7.0) and +6.0 (+5.0 to +7.0)"
+    assert cells(page, "400: 400 hh")[1] == "60.0% (55.0% to 75.0%); +6.0 (+5.0 to +7.0) and +6.0 (+5.0 to +7.0)"
     assert "- hh: above both baselines from 200 rankings on. Its 30 validation" in page
-    assert "- oasst1: not above both; by a line through the gains over log2(rankings) it takes 12,345. Its 30" in page
-    assert "- qa: not above both, and the gains do not rise with the rankings. Its 30 validation" in page
+    assert (
+        "- oasst1: not above both; by a line through its gains over log2(rankings) it takes about 12,000. Its 30"
+        in page
+    )
+    assert "- qa: not above both, and its gain does not rise. Its 30 validation" in page
     assert "3 minutes on 2 CPU cores" in page
 
 
@@ -184,7 +187,7 @@ def test_the_evaluations_on_public_files():
     assert "rises at 50.0% of the prompts (40.0% to 60.0%; by chance 16.7 %)" in page
     assert "have no row of their own (1)" in page
     assert "20 of 99 of tulu1 (3 with one reply twice left out)" in page
-    assert cells(page, "tulu1 | a")[2:] == ["b", "75.0% (60.0% to 90.0%)", "40"]
+    assert cells(page, "tulu1 | a")[2:] == ["b", "75.0% (60.0% to 90.0%)", "40", "30"]
     assert "trained on 4,475" in page
     assert "correlate with theirs at 0.80, AUC 0.91" in page
     assert "Minutes: benchmark 10, evaluate_rm 2" in page

@@ -237,7 +237,8 @@ def score_selects_later(seeds: Sequence[Measures]) -> Finding:
 def alignment_tax(seeds: Sequence[Measures]) -> Finding:
     """Claim 7. The arm with text has the config's coefficient, chosen before; each KL coefficient is compared with it.
 
-    Restored is a text loss that is not above the start's.
+    PPO-ptx has restored the text loss where it is not above the start's; a KL coefficient, to be said not to, must leave a clear
+    share of PPO's rise (`LEFT`).
     """
     start, score = _model(seeds, "init", "text_loss"), _model(seeds, "init", "rm_score")
     gain = _model(seeds, "ppo", "rm_score") - score

@@ -244,7 +244,8 @@ class Seed:
             write(folder / f"all_{name}.valid.jsonl", by_all(valid, labelers, self.seed))
         gold = by_truth(rows, self.seed)
         for size in GOLD_RM_PROMPTS:
-            write(folder / f"gold_{size}.train.jsonl", [row for row in gold if splits[row["id"]] == "train"][:size])
+            own = [row for row in gold if splits[row["id"]] == "train"]
+            write(folder / f"gold_{size}.train.jsonl", first(own, size, "prompts ranked by the truth"))
         write(folder / "gold.valid.jsonl", [row for row in gold if splits[row["id"]] == "valid"])
         (folder / "agreement.json").write_text(json.dumps(agreement) + "\n", encoding="utf-8")
 

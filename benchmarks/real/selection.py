@@ -97,7 +97,7 @@ def find(data: Path, kind: str) -> list[tuple[str, Path]]:
         found += [(name, path) for path in files[:1]]
         missing += [] if files else [f"{kind}/{name}.jsonl[.gz]"]
     if missing:
-        raise SystemExit(f"real_data: {data} has no {', '.join(missing)} (docs/data.md says what they are)")
+        raise SystemExit(f"{data} has no {', '.join(missing)} (docs/data.md says what they are)")
     return found
 
 

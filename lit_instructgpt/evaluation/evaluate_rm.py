@@ -264,8 +264,12 @@ def _print(report: Mapping[str, Any]) -> None:
     if report["outputs"] is not None:
         _print_outputs(console, report["outputs"])
     shown = [r for files in report["models"].values() for r in files.values()]
-    shown += [found["labelers"] for found in report["agreement"].values()]
-    say_few(console, [r["num_prompts"] for r in shown])
+    shown += [one for found in report["agreement"].values() if (one := found["labelers"])["agreement"] is not None]
+    counts = [r["num_prompts"] for r in shown]
+    if report["outputs"] is not None:
+        systems = [r for found in report["outputs"]["models"].values() for r in found.values()]
+        counts += [r["num_prompts"] for r in systems]
+    say_few(console, counts)
 
 
 def _print_outputs(console: Console, found: Mapping[str, Any]) -> None:

@@ -24,11 +24,11 @@ Judgements = list[dict[str, Any]]
 """Per response: the judge's numbers, ``rm_score`` and, unless a pair judge decides, ``utility``."""
 
 
-OURS = {
+RESERVED = {
     "rm_score", "kl_to_init", "text_loss", "response_tokens", "stop_rate", "repetition", "length_histogram",
-    "length_controlled_win_rate", "ci95", "num_prompts",
+    "length_controlled_win_rate", "ci95",
 }  # fmt: skip
-OUR_BEGINNINGS = ("win_rate_vs_", "ci95_")
+RESERVED_BEGINNINGS = ("win_rate_vs_", "ci95_", "num_")
 """Keys of a model's report that are not a judge's to give."""
 
 
@@ -119,7 +119,7 @@ def numbers(judgements: Sequence[Any]) -> Judgements:
         for key, value in judgement.items():
             if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
                 raise ValueError(f"the judge must give finite numbers or None, got {key}={value!r}")
-            if key in OURS or str(key).startswith(OUR_BEGINNINGS):
+            if key in RESERVED or str(key).startswith(RESERVED_BEGINNINGS):
                 raise ValueError(f"the judge gives {key}, which the report gives itself: call it otherwise")
             row[key] = value if value is None or isinstance(value, int) else float(value)
         rows.append(row)

@@ -80,7 +80,7 @@ def harness(
         log_samples=False,
     )
     Console().print(make_table(found), markup=False, highlight=False)
-    report = {"kind": "lm_eval", "model": model, **found}
+    report = {"kind": "lm_eval", "model": model, "apply_chat_template": apply_chat_template, **found}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(json.dumps(report, indent=1, default=str, ensure_ascii=False) + "\n", encoding="utf-8")
     return report

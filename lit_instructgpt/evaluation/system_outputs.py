@@ -113,6 +113,7 @@ def outputs_report(
             "score": float(values.mean()),
             "ci95": bootstrap_ci(values, [prompts[i] for i in inside], seed=seed),
             "num_outputs": len(inside),
+            "num_prompts": len({prompts[i] for i in inside}),
             "num_empty": sum(not texts_of(records[i])[system].strip() for i in inside),
         }
     return report

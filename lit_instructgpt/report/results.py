@@ -21,7 +21,7 @@ APART = ("kind", "versions", "files", "directories", "settings", "seed", "sample
 
 
 COUNTS = ("n", "sample_len")
-"""How many items a figure is of: shown beside it."""
+"""How many items a figure is of: shown beside its interval."""
 
 FEW = 30
 """Items below which an interval is too narrow."""
@@ -61,7 +61,7 @@ def figures(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[
             first = False
             if key in COUNTS:
                 continue
-            yield (path if key == "mean" and path else (*path, key)), Value(x, own, n)
+            yield (path if key == "mean" and path else (*path, key)), Value(x, own, None if own is None else n)
         elif isinstance(value, Mapping):
             yield from figures(as_dict(value), (*path, key))
 
@@ -95,7 +95,7 @@ def results_section(results: Mapping[str, Mapping[str, Any]]) -> Markup:
     groups: dict[str, dict[str, Mapping[str, Any]]] = {}
     for name, result in results.items():
         content = as_dict(result)
-        key = json.dumps(same_tasks(content)) if content.get("kind") == LM_EVAL else name
+        key = json.dumps(same_tasks(content), sort_keys=True) if content.get("kind") == LM_EVAL else name
         models = [other.get("model") for other in groups.get(key, {}).values()]
         if content.get("model") in models:  # two of one model would be one column
             key = name
@@ -105,9 +105,11 @@ def results_section(results: Mapping[str, Mapping[str, Any]]) -> Markup:
 
 def same_tasks(result: Mapping[str, Any]) -> list[Any]:
     """What files of ``lm_eval`` must have in common for their figures to stand in a row."""
-    asked = as_dict(result.get("config")).get("limit")
-    return [result.get(key) for key in ("versions", "n-shot", "n-samples", "fewshot_as_multiturn", "chat_template")] + [
-        asked
+    limit = as_dict(result.get("config")).get("limit")
+    return [
+        *(result.get(key) for key in ("versions", "n-shot", "n-samples")),
+        limit,
+        bool(result.get("apply_chat_template")),
     ]
 
 
@@ -144,23 +146,15 @@ def _evaluation(result: Mapping[str, Any]) -> Markup:
 
 def _matrix(matrix: Mapping[str, Any]) -> Markup:
     """How often people preferred the row's system to the column's."""
-    if not matrix:
-        return NOTHING
-    head = join(Markup('<th scope="col">{}</th>').format(name_of(column)) for column in matrix)
-    body = []
-    for name, row in matrix.items():
-        met = {column: as_dict(as_dict(row).get(column)) for column in matrix}
-        cells = join(
-            Markup("<td>{}</td>").format(
-                _cell(Value(x, interval(m.get("ci95"))) if (x := number(m.get("win_rate"))) is not None else None)
-            )
-            for m in met.values()
-        )
-        body.append(Markup('<tr><th scope="row">{}</th>{}</tr>\n').format(name_of(name), cells))
-    return Markup(
-        '<div class="table"><table><thead><tr><th scope="col">Preferred to (95 % interval)</th>{}</tr></thead>'
-        "<tbody>{}</tbody></table></div>"
-    ).format(head, join(body))
+    columns: dict[str, dict[tuple[str, ...], Value]] = {}
+    for column in matrix:
+        met = {name: as_dict(as_dict(row).get(column)) for name, row in matrix.items()}
+        columns[column] = {
+            (name,): Value(x, interval(m.get("ci95")), m.get("num_prompts"))
+            for name, m in met.items()
+            if (x := number(m.get("win_rate"))) is not None
+        }
+    return _table(columns, "Preferred to (95 % interval)")
 
 
 def settings_list(result: Mapping[str, Any]) -> Markup:
@@ -190,7 +184,7 @@ def _flat(node: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def _table(columns: Mapping[str, Mapping[tuple[str, ...], Value]]) -> Markup:
+def _table(columns: Mapping[str, Mapping[tuple[str, ...], Value]], corner: str = "Figure (95 % interval)") -> Markup:
     rows = dict.fromkeys(key for found in columns.values() for key in found)
     if not rows:
         return NOTHING
@@ -202,9 +196,8 @@ def _table(columns: Mapping[str, Mapping[tuple[str, ...], Value]]) -> Markup:
     fewest = min((one.n for found in columns.values() for one in found.values() if one.n is not None), default=FEW)
     few = Markup('<p class="note">Intervals of fewer than {} items are too narrow; here are some of {}.</p>')
     return Markup(
-        '<div class="table"><table><thead><tr><th scope="col">Figure (95 % interval)</th>{}</tr></thead>'
-        "<tbody>{}</tbody></table></div>{}"
-    ).format(head, join(body), few.format(FEW, fewest) if fewest < FEW else NOTHING)
+        '<div class="table"><table><thead><tr><th scope="col">{}</th>{}</tr></thead><tbody>{}</tbody></table></div>{}'
+    ).format(corner, head, join(body), few.format(FEW, fewest) if fewest < FEW else NOTHING)
 
 
 def _cell(found: Value | None) -> Markup:

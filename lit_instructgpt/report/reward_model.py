@@ -47,7 +47,10 @@ def rankings_charts(result: Mapping[str, Any]) -> Markup:
     for file in dict.fromkeys(file for files in models.values() for file in as_dict(files)):
         found = {name: as_dict(as_dict(files).get(file)) for name, files in models.items()}
         people = as_dict(as_dict(agreement.get(file)).get("labelers"))
-        longer = next(iter(found.values())).get("length_baseline")
+        longer, count = (
+            next((x for m in found.values() if (x := number(m.get(key))) is not None), None)
+            for key in ("length_baseline", "num_pairs")
+        )
         rows = [
             *[
                 (name_of(name), m.get("pair_accuracy"), "var(--green)", interval(m.get("ci95")))
@@ -60,9 +63,9 @@ def rankings_charts(result: Mapping[str, Any]) -> Markup:
             Bar(name, x, percent(x), color, ci) for name, value, color, ci in rows if (x := number(value)) is not None
         ]
         title, reference = clean(file).replace("_", " "), (0.5, f"50{NBSP}%: chance")
-        count = number(next(iter(found.values())).get("num_pairs"))
         note = f"{decimal(count, 0)} pairs." if count else ""
-        figures.append(figure(title, bar_chart(bars, title, "share of pairs", reference=reference), note))
+        if bars:
+            figures.append(figure(title, bar_chart(bars, title, "share of pairs", reference=reference), note))
         figures += [
             _calibration(as_dict(m.get("calibration")), f"{name_of(name)}, {title}") for name, m in found.items()
         ]
