@@ -4,8 +4,8 @@
 
 SmolLM2-135M as it comes beside the models that benchmarks/real_data.py trained from it, by the public commands ``benchmark``,
 ``toxicity_classifier``, ``rankings``, ``evaluate_rm`` and ``report``, on ``DATA/eval``. Only numbers are kept: of what the
-models write and of the files nothing goes to ``benchmarks/results``. A command whose result is in ``--work`` already is not run again.
-The files are in order of their kinds, so records are drawn by chance, not taken from the beginning.
+models write and of the files nothing goes to ``benchmarks/results``. A command whose result is in ``--work`` already is not
+run again. The files are in order of their kinds, so records are drawn by chance, not taken from the beginning.
 """
 
 from __future__ import annotations
