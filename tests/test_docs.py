@@ -85,6 +85,15 @@ def test_ppo_keys() -> None:
     assert documented(section(text_of("docs/metrics.md"), "PPO")) == keys
 
 
+def keys_of(value: ast.expr | None) -> set[str]:
+    """Keys of a dictionary, of `_mean(KEY, ...)`, and of several joined."""
+    if isinstance(value, ast.BinOp):
+        return keys_of(value.left) | keys_of(value.right)
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "_mean" and isinstance(value.args[0], ast.Constant):
+        return {value.args[0].value}
+    return {k.value for k in value.keys if isinstance(k, ast.Constant)} if isinstance(value, ast.Dict) else set()
+
+
 def test_evaluation_keys() -> None:
     """Every key of the report's dictionaries has a row, and every row is a key."""
     nodes = [n for name in ("evaluation/compare.py", "evaluation/reward_models.py") for n in ast.walk(parsed(name))]
@@ -96,9 +105,9 @@ def test_evaluation_keys() -> None:
                 keys |= {node.slice.value} if isinstance(node.slice, ast.Constant) else set()
         assigned = [n for n in ast.walk(function) if isinstance(n, ast.AnnAssign | ast.AugAssign)]
         for node in assigned:
-            if ast.unparse(node.target) == "report" and isinstance(node.value, ast.Dict):
-                keys |= {k.value for k in node.value.keys if isinstance(k, ast.Constant)}
-    keys |= {"utility", "rm_score", "win_rate_vs_<name>", "<judge key>", "num_<judge key>"}
+            if ast.unparse(node.target) == "report":
+                keys |= keys_of(node.value)
+    keys |= {"utility", "rm_score", "win_rate_vs_<name>", "<judge key>", "num_<judge key>", "ci95_<key>"}
     keys -= {"ci95_held_out_labelers"}
     text = section(text_of("docs/metrics.md"), "What `lit-instructgpt evaluate` reports")
     assert documented(text) == keys
