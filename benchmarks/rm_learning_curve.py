@@ -6,6 +6,10 @@ One reward model for each number of rankings, trained to its end from the SFT mo
 first of all training rankings of hh_helpful, oasst1 and qa_feedback in one random order: a smaller set is part of a larger one.
 All are measured on all validation rankings, beside them the longer reply and a bag of words that learned from those of the same
 rankings that are of its source. What is trained and measured in ``--work`` already is not done again.
+
+A GPU has room for several sizes at a time: each a command of its own, with ``--sizes N --out FILE``; then they become one curve:
+
+    python benchmarks/rm_learning_curve.py --join FILE FILE ...
 """
 
 from __future__ import annotations
@@ -30,6 +34,9 @@ from benchmarks.real.stages import MAX_PROMPT_TOKENS, READING, Stages
 from benchmarks.real_data import Figures, hardware, show, versions
 
 BASELINES = ("length_baseline", "bag_of_words_baseline")
+
+SAME = ("options", "seed", "versions", "hardware", "precision", "num_available")
+"""Of results that become one curve."""
 
 FAR = 10**6
 """Rankings beyond which a line through a few points is not followed."""
@@ -97,11 +104,28 @@ def size_by_line(sizes: Sequence[int], gains: Sequence[float], half: float) -> i
     return round(float(f"{2.0**power:.1e}"))
 
 
+def join(reports: Sequence[Row]) -> tuple[list[Row], Row]:
+    """The curve of results of other sizes each, and what they have in common.
+
+    Raises:
+        ValueError: they differ in what one curve has in common, or have a size twice.
+    """
+    differ = [key for key in SAME if any(report[key] != reports[0][key] for report in reports)]
+    curve = sorted((row for report in reports for row in report["curve"]), key=lambda row: row["num_rankings"])
+    sizes = [row["num_rankings"] for row in curve]
+    twice = sorted({size for size in sizes if sizes.count(size) > 1})
+    if differ or twice:
+        raise ValueError(f"not of one curve: they differ in {differ}, and have twice the sizes {twice}")
+    load = {"load_average": max(report["load_average"] for report in reports), "at_a_time": len(reports)}
+    return curve, {key: reports[0][key] for key in SAME} | load
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Train and measure size by size, and write."""
+    """Train and measure size by size, or join what is measured, and write."""
     parser = argparse.ArgumentParser(prog="rm_learning_curve", description=__doc__,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
-    parser.add_argument("--data", type=Path, required=True, help="folder with comparisons/: see docs/data.md")
+    parser.add_argument("--data", type=Path, help="folder with comparisons/: see docs/data.md")
+    parser.add_argument("--join", type=Path, nargs="+", help="results of other sizes each; nothing is trained")
     parser.add_argument("--trained", type=Path, default=Path("runs/real_data"), help="made by benchmarks/real_data.py")
     parser.add_argument("--sizes", type=int, nargs="+", default=[200, 400, 800, 1600], help="numbers of rankings")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the rankings, and of training")
@@ -112,6 +136,33 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/rm_learning_curve"), help="data and runs")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/rm_learning_curve.json"), help="JSON")
     args = parser.parse_args(argv)
+    if (args.join is None) == (args.data is None):
+        parser.error("give --data, or --join")
+    if args.join is None:
+        options = "".join(
+            f" --{name} {value}" for name in ("seed", "device", "precision")
+            if (value := getattr(args, name)) != parser.get_default(name)
+        )  # fmt: skip
+        curve, common = measure(args, options)
+    else:
+        try:
+            curve, common = join([json.loads(file.read_text(encoding="utf-8")) for file in args.join])
+        except ValueError as error:
+            raise SystemExit(f"rm_learning_curve: --join: {error}") from None
+    report = {**common, "command": command(curve, common["options"]), "curve": curve, "sources": verdicts(curve)}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {args.out}")
+
+
+def command(curve: Sequence[Row], options: str) -> str:
+    """What trains and measures a curve."""
+    sizes = " ".join(str(row["num_rankings"]) for row in curve)
+    return f"python benchmarks/rm_learning_curve.py --data DIR --sizes {sizes}{options}"
+
+
+def measure(args: argparse.Namespace, options: str) -> tuple[list[Row], Row]:
+    """The curve, trained and measured size by size, and what goes beside it."""
     needed = (args.trained / "sft/export/config.json", args.trained / "data/demonstrations.valid.jsonl")
     missing = [str(path) for path in needed if not path.is_file()]
     if missing:
@@ -139,24 +190,16 @@ def main(argv: list[str] | None = None) -> None:
             "sources": found,
             "seconds": {"fit": stages.commands.seconds["rm"], "figures": sum(figures.seconds.values())},
         })  # fmt: skip
-    options = "".join(
-        f" --{name} {value}" for name in ("seed", "device", "precision")
-        if (value := getattr(args, name)) != parser.get_default(name)
-    )  # fmt: skip
-    report = {
-        "command": f"python benchmarks/rm_learning_curve.py --data DIR --sizes {' '.join(map(str, sizes))}{options}",
+    return curve, {
+        "options": options,
         "seed": args.seed,
         "versions": versions(),
         "hardware": hardware(args.device),
         "load_average": round(os.getloadavg()[1], 1),
         "precision": args.precision,
         "num_available": len(train),
-        "curve": curve,
-        "sources": verdicts(curve),
+        "at_a_time": 1,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {args.out}")
 
 
 def verdicts(curve: Sequence[Row]) -> dict[str, Row]:

@@ -139,21 +139,24 @@ def real_data_figures(results: dict[str, Any]) -> str:
 
 def rm_learning_curve(results: dict[str, Any]) -> str:
     """Reward models on more and more real rankings, beside their baselines."""
-    sources = list(results["sources"])
-    lines = [f"| rankings | {' | '.join(sources)} |", "|---" * (1 + len(sources)) + "|"]
-    for row in results["curve"]:
-        cells = []
-        for name in sources:
+    lines = [
+        "| human rankings | trained on, all | of its source | reward model (95 % CI) | above the longer answer by "
+        "| above a bag of words by |",
+        "|---" * 6 + "|",
+    ]
+    for name in results["sources"]:
+        for row in results["curve"]:
             found = row["sources"][name]
             low, high = found["rm"]["ci95"]
-            beside = " and ".join(
-                f"{100 * found[key]['rm_minus_this']:+.1f} ({100 * found[key]['ci95_of_difference'][0]:+.1f} to "
-                f"{100 * found[key]['ci95_of_difference'][1]:+.1f})"
+            above = [
+                f"{100 * found[key]['rm_minus_this']:.1f} ({100 * found[key]['ci95_of_difference'][0]:.1f} to "
+                f"{100 * found[key]['ci95_of_difference'][1]:.1f}) of {found[key]['accuracy']:.1%}"
                 for key in ("length_baseline", "bag_of_words_baseline")
+            ]
+            lines.append(
+                f"| {name} | {row['num_rankings']} | {row['by_source'].get(name, 0)} | "
+                f"{found['rm']['accuracy']:.1%} ({low:.1%} to {high:.1%}) | {above[0]} | {above[1]} |"
             )
-            cells.append(f"{found['rm']['accuracy']:.1%} ({low:.1%} to {high:.1%}); {beside}")
-        own = ", ".join(f"{num} {name}" for name, num in row["by_source"].items())
-        lines.append(f"| {row['num_rankings']}: {own} | {' | '.join(cells)} |")
     said = []
     for name, row in results["sources"].items():
         measured = results["curve"][-1]["sources"][name]
@@ -170,11 +173,12 @@ def rm_learning_curve(results: dict[str, Any]) -> str:
             f"{100 * row['half_of_interval']:.0f} points from none."
         )
     seconds = sum(sum(row["seconds"].values()) for row in results["curve"])
+    together = f", {results['at_a_time']} sizes at a time" if results["at_a_time"] > 1 else ""
     return (
         f"{chr(10).join(lines)}\n\n"
-        f"Pair accuracy (95 % CI); points above the longer reply, and above a bag of words of that source.\n\n"
+        f"Pair accuracy; the bag of words learned from the rankings of its source.\n\n"
         f"{chr(10).join(said)}\n\n`{results['command']}`, seed {results['seed']}, of "
-        f"{results['num_available']:,} training rankings, {seconds / 60:.0f} minutes on {results['hardware']}, torch "
+        f"{results['num_available']:,} training rankings, {seconds / 60:.0f} minutes{together} on {results['hardware']}, torch "
         f"{results['versions']['torch']}, {results['precision']}."
     )
 

@@ -400,6 +400,33 @@ def test_smaller_sets_are_parts_of_larger_ones_and_all_of_valid_is_measured(monk
     assert sum(report["curve"][1]["by_source"].values()) == 16
     assert report["curve"][1]["num_pairs"] == 48
     assert report["sources"]["hh"]["above_both_from"] == 4
+    assert report["command"] == "python benchmarks/rm_learning_curve.py --data DIR --sizes 4 16"
+
+
+def test_sizes_measured_at_a_time_become_one_curve(tmp_path, capsys):
+    shared = {"options": " --device cuda", "seed": 0, "versions": {"torch": "2"}, "hardware": "a GPU", "precision": "bf16-mixed",
+              "num_available": 9, "load_average": 1.0, "at_a_time": 1}  # fmt: skip
+    row = {"sources": {"hh": gained(0.05, 0.1, 0.02)}}
+    files = [tmp_path / f"{name}.json" for name in "abcd"]
+    for file, size, changes in zip(
+        files, (8, 4, 4, 2), ({}, {"load_average": 3.0}, {}, {"seed": 1, "hardware": "another"}), strict=True
+    ):
+        file.write_text(json.dumps({**shared, **changes, "curve": [{**row, "num_rankings": size}]}))
+    out = tmp_path / "out.json"
+
+    def joined(*names):
+        rm_learning_curve_main(["--join", *map(str, names), "--out", str(out)])
+
+    joined(files[0], files[1])
+    report = json.loads(out.read_text())
+    assert [row["num_rankings"] for row in report["curve"]] == [4, 8]
+    assert report["command"] == "python benchmarks/rm_learning_curve.py --data DIR --sizes 4 8 --device cuda"
+    assert (report["at_a_time"], report["load_average"], report["sources"]["hh"]["above_both_from"]) == (2, 3.0, 4)
+    with pytest.raises(SystemExit, match=r"differ in \['seed', 'hardware'\], and have twice the sizes \[4\]"):
+        joined(*files)
+    with pytest.raises(SystemExit):
+        rm_learning_curve_main(["--out", str(out)])
+    assert "give --data, or --join" in capsys.readouterr().err
 
 
 def test_what_real_evaluation_needs_is_named_at_once(tmp_path):

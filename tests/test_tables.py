@@ -130,16 +130,17 @@ def test_a_learning_curve_says_what_size_it_took_or_would_take():
         "qa": {"above_both_from": None, "size_by_line": None, "gain_rises": False, "half_of_interval": 0.01},
     }
     page = rm_learning_curve(
-        {**RESULTS, "command": "python x.py", "num_available": 5000, "curve": curve, "sources": sources}
+        {**RESULTS, "command": "python x.py", "num_available": 5000, "at_a_time": 2, "curve": curve, "sources": sources}
     )
-    assert cells(page, "400: 400 hh")[1] == "60.0% (55.0% to 75.0%); +6.0 (+5.0 to +7.0) and +6.0 (+5.0 to +7.0)"
+    assert cells(page, "hh | 400 | 400")[3:] == ["60.0% (55.0% to 75.0%)", *["6.0 (5.0 to 7.0) of 50.0%"] * 2]
+    assert cells(page, "qa | 200 | 0")[3] == "50.0% (55.0% to 75.0%)", "none of its own among them"
     assert "- hh: above both baselines from 200 rankings on. Its 30 validation" in page
     assert (
         "- oasst1: not above both; by a line through its gains over log2(rankings) it takes about 12,000. Its 30"
         in page
     )
     assert "- qa: not above both, and its gain does not rise. Its 30 validation" in page
-    assert "3 minutes on 2 CPU cores" in page
+    assert "3 minutes, 2 sizes at a time on 2 CPU cores" in page
 
 
 def test_the_evaluations_on_public_files():
