@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from pathlib import Path
@@ -58,9 +59,13 @@ def main(argv: list[str] | None = None) -> None:
     check_sources(ledger)
     spent = ledger.directory / "minutes.txt"
     earlier = float(spent.read_text(encoding="ascii")) if spent.is_file() else 0.0
+    before = signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # the minutes are noted then, too
     try:
         failed = run(jobs, ledger, args.lanes)
     finally:
+        signal.signal(signal.SIGTERM, before)
         minutes = earlier + (time.perf_counter() - begin) / 60
         ledger.directory.mkdir(parents=True, exist_ok=True)
         spent.write_text(f"{minutes:.2f}\n", encoding="ascii")

@@ -3,7 +3,9 @@
 import copy
 import json
 import math
+import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -292,6 +294,27 @@ def test_other_seeds_do_not_take_the_place_of_what_is_published(capsys: pytest.C
     with pytest.raises(SystemExit):
         paper_main(["--seeds", "0"])
     assert "give --out FILE" in capsys.readouterr().err
+
+
+def test_the_minutes_of_a_run_that_is_asked_to_end_are_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    class OneJob:
+        def __init__(self, work: Path, seed: int, threads: int) -> None:
+            pass
+
+        def jobs(self) -> list[Job]:
+            return [
+                Job("0/a", [], lambda: os.kill(os.getpid(), signal.SIGTERM)),
+                Job("0/b", ["0/a"], lambda: time.sleep(0.6)),
+            ]
+
+    monkeypatch.setattr("benchmarks.paper_in_miniature.Seed", OneJob)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        paper_main(["--seeds", "0", "--work", str(tmp_path), "--out", str(tmp_path / "out.json"), "--lanes", "1"])
+    assert ended.value.code == 143
+    assert float((tmp_path / "done/minutes.txt").read_text()) >= 0
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not (tmp_path / "out.json").exists()
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
