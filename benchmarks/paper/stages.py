@@ -74,8 +74,8 @@ SFT_EPOCHS = 16
 
 INIT_EPOCHS = 16
 """Of PPO's start, with text among the demonstrations: as many as of the SFT model (the paper's 2 leave so small a model behind
-it), and its last: the paper selects none. A score known to .1 has selected the 3rd to the 12th of 12, which satisfied .55 to .70 of
-the constraints."""
+it), and its last: the paper selects none. A score known to .1 has selected the 3rd to the 12th of 12, which satisfied .55 to .70
+of the constraints."""
 
 RM_EPOCHS = 3
 """Of the reward model that selects and rewards; the demo's 2 leave it a point of accuracy behind."""
