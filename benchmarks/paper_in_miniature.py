@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import platform
-import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +23,7 @@ from benchmarks.paper.claims import evaluate_claims  # noqa: E402
 from benchmarks.paper.jobs import Ledger, run  # noqa: E402
 from benchmarks.paper.results import claims_table, shown  # noqa: E402
 from benchmarks.paper.stages import Seed  # noqa: E402
+from lit_instructgpt.hashes import hash_of  # noqa: E402
 
 SEEDS = (11, 12, 13, 14, 15)
 """Settings and rules were tried on seeds 0 to 10."""
@@ -59,16 +60,15 @@ def main(argv: list[str] | None = None) -> None:
     check_sources(ledger)
     spent = ledger.directory / "minutes.txt"
     earlier = float(spent.read_text(encoding="ascii")) if spent.is_file() else 0.0
-    before = signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # the minutes are noted then, too
-    try:
-        failed = run(jobs, ledger, args.lanes)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        minutes = earlier + (time.perf_counter() - begin) / 60
+
+    def minutes() -> float:
+        """Of this invocation and those before; noted behind each job, so that one that is killed loses a job's at most."""
+        found = earlier + (time.perf_counter() - begin) / 60
         ledger.directory.mkdir(parents=True, exist_ok=True)
-        spent.write_text(f"{minutes:.2f}\n", encoding="ascii")
+        spent.write_text(f"{found:.2f}\n", encoding="ascii")
+        return found
+
+    failed = run(jobs, ledger, args.lanes, behind_each=minutes)
     if failed:
         raise SystemExit("\n".join(f"{name}: {why}" for name, why in failed.items()))
     check_sources(ledger)  # the jobs read them again and again
@@ -80,7 +80,9 @@ def main(argv: list[str] | None = None) -> None:
     report = {
         "command": " ".join(["python benchmarks/paper_in_miniature.py", *(sys.argv[1:] if argv is None else argv)]),
         "seeds": args.seeds,
-        "minutes": round(minutes, 1),
+        "minutes": round(minutes(), 1),
+        "commit": commit(),
+        "sources_sha256": hash_of(str(ledger.directory / "sources.txt")),
         "versions": versions(),
         "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "claims": evaluate_claims(measures),
@@ -103,6 +105,14 @@ def versions() -> dict[str, str]:
     import transformers
 
     return {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()}
+
+
+def commit() -> str | None:
+    """Of the sources, where git knows it and they are as it has them."""
+    places = [pattern.split("*")[0].rpartition("/")[0] for pattern in SOURCES]
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *places], capture_output=True).returncode
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return found.stdout.strip() if changed == 0 and found.returncode == 0 else None
 
 
 def check_sources(ledger: Ledger) -> None:

@@ -15,6 +15,7 @@ A GPU has room for several sizes at a time: each a command of its own, with ``--
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -23,11 +24,13 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+from scipy.stats import linregress, t
 
 from benchmarks.real.selection import ALL, Row, find, pairs, read, select_comparisons, write
 from benchmarks.real.stages import MAX_PROMPT_TOKENS, READING, Stages
@@ -35,7 +38,7 @@ from benchmarks.real_data import Figures, hardware, show, versions
 
 BASELINES = ("length_baseline", "bag_of_words_baseline")
 
-SAME = ("options", "seed", "versions", "hardware", "precision", "num_available")
+SAME = ("options", "seed", "start", "records", "versions", "hardware", "precision", "num_available")
 """Of results that become one curve."""
 
 FAR = 10**6
@@ -79,26 +82,37 @@ def best_gain(row: Row) -> tuple[float, float]:
     return row[name]["rm_minus_this"], (high - low) / 2
 
 
-def line(sizes: Sequence[int], gains: Sequence[float]) -> tuple[float, float]:
-    """Slope and start of the line through gains over log2(rankings), by least squares; at least two different sizes."""
-    slope, start = np.polyfit(np.log2(sizes), gains, 1)
-    return float(slope), float(start)
+class Line(NamedTuple):
+    """The line through gains over log2(rankings), by least squares, and the 95 % interval of its slope by Student's t."""
+
+    slope: float
+    start: float
+    low: float
+    high: float
+
+
+def line(sizes: Sequence[int], gains: Sequence[float]) -> Line:
+    """Of at least two different sizes; of two, the slope may be anything."""
+    found = linregress(np.log2(sizes), gains)
+    half = float(t.ppf(0.975, len(sizes) - 2) * found.stderr) if len(sizes) > 2 else math.inf
+    slope = float(found.slope)
+    return Line(slope, float(found.intercept), slope - half, slope + half)
 
 
 def size_by_line(sizes: Sequence[int], gains: Sequence[float], half: float) -> int | None:
     """Where that line comes to an interval above 0, to two digits.
 
-    None if it does not rise, or comes there behind `FAR` or within what was measured: then it says nothing.
+    None if it does not surely rise, or comes there behind `FAR` or within what was measured: then it says nothing.
 
     Args:
         sizes: numbers of rankings.
         gains: of the reward model over the better baseline.
         half: half of the gain's interval, which validation rankings decide, not training rankings.
     """
-    slope, start = line(sizes, gains)
-    if slope <= 0:
+    found = line(sizes, gains)
+    if found.low <= 0:
         return None
-    power = (half - start) / slope
+    power = (half - found.start) / found.slope
     if not math.log2(max(sizes)) < power <= math.log2(FAR):
         return None
     return round(float(f"{2.0**power:.1e}"))
@@ -110,14 +124,18 @@ def join(reports: Sequence[Row]) -> tuple[list[Row], Row]:
     Raises:
         ValueError: they differ in what one curve has in common, or have a size twice.
     """
+    missing = sorted({key for report in reports for key in (*SAME, "curve", "commands") if key not in report})
+    if missing:
+        raise ValueError(f"not results of this command as it is now: there is no {', '.join(missing)} in some")
     differ = [key for key in SAME if any(report[key] != reports[0][key] for report in reports)]
     curve = sorted((row for report in reports for row in report["curve"]), key=lambda row: row["num_rankings"])
     sizes = [row["num_rankings"] for row in curve]
     twice = sorted({size for size in sizes if sizes.count(size) > 1})
     if differ or twice:
         raise ValueError(f"not of one curve: they differ in {differ}, and have twice the sizes {twice}")
-    load = {"load_average": max(report["load_average"] for report in reports), "at_a_time": len(reports)}
-    return curve, {key: reports[0][key] for key in SAME} | load
+    load = max(report["load_average"] for report in reports)
+    joined = {"load_average": load, "commands": sum(report["commands"] for report in reports)}
+    return curve, {key: reports[0][key] for key in SAME} | joined
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -138,9 +156,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if (args.join is None) == (args.data is None):
         parser.error("give --data, or --join")
+    ignored = [f"--{name}" for name, value in vars(args).items()
+               if args.join and name not in ("join", "out") and value != parser.get_default(name)]  # fmt: skip
+    if ignored:
+        parser.error(f"{', '.join(ignored)} beside --join: it trains nothing, the files say it")
     if args.join is None:
         options = "".join(
-            f" --{name} {value}" for name in ("seed", "device", "precision")
+            f" --{name} {value}" for name in ("trained", "seed", "device", "precision")
             if (value := getattr(args, name)) != parser.get_default(name)
         )  # fmt: skip
         curve, common = measure(args, options)
@@ -163,6 +185,8 @@ def command(curve: Sequence[Row], options: str) -> str:
 
 def measure(args: argparse.Namespace, options: str) -> tuple[list[Row], Row]:
     """The curve, trained and measured size by size, and what goes beside it."""
+    from lit_instructgpt.hashes import hash_of
+
     needed = (args.trained / "sft/export/config.json", args.trained / "data/demonstrations.valid.jsonl")
     missing = [str(path) for path in needed if not path.is_file()]
     if missing:
@@ -193,12 +217,14 @@ def measure(args: argparse.Namespace, options: str) -> tuple[list[Row], Row]:
     return curve, {
         "options": options,
         "seed": args.seed,
+        "start": hash_of(args.trained / "sft/export", ("*.safetensors",)),
+        "records": hashlib.sha256(json.dumps([train, valid]).encode()).hexdigest(),
         "versions": versions(),
         "hardware": hardware(args.device),
         "load_average": round(os.getloadavg()[1], 1),
         "precision": args.precision,
         "num_available": len(train),
-        "at_a_time": 1,
+        "commands": 1,
     }
 
 
@@ -216,7 +242,9 @@ def verdicts(curve: Sequence[Row]) -> dict[str, Row]:
             "above_both_from": None if first is None else sizes[first],
             "gain_over_better_baseline": [round(value, 4) for value in values],
             "half_of_interval": round(half, 4),
-            "gain_rises": line(sizes, values)[0] > 0 if len(sizes) > 1 else None,
+            "slope": None
+            if len(sizes) < 3
+            else [round(value, 4) for value in (line(sizes, values)[i] for i in (0, 2, 3))],
             "size_by_line": size_by_line(sizes, values, half) if len(sizes) > 1 and first is None else None,
         }
     return found

@@ -163,17 +163,24 @@ def rm_learning_curve(results: dict[str, Any]) -> str:
         if row["above_both_from"] is not None:
             size = f"above both baselines from {row['above_both_from']} rankings on"
         elif row["size_by_line"] is not None:
-            size = f"not above both; by a line through its gains over log2(rankings) it takes about {row['size_by_line']:,}"
-        elif row["gain_rises"]:
-            size = "not above both; its gain rises, but a line through it names no size"
+            size = (
+                "not above both; by a line through its gains over log2(rankings) it takes about "
+                f"{row['size_by_line']:,} of all sources together"
+            )
+        elif row["slope"] is None:
+            size = "not above both"
         else:
-            size = "not above both" + (", and its gain does not rise" if row["gain_rises"] is False else "")
+            slope, low, high = (100 * value for value in row["slope"])
+            size = (
+                f"not above both; {len(results['curve'])} sizes do not tell how many it takes (with each doubling the gain over "
+                f"the better baseline changes by {slope:.1f} points, {low:.1f} to {high:.1f})"
+            )
         said.append(
             f"- {name}: {size}. Its {measured['num_rankings']} validation rankings tell a difference of "
             f"{100 * row['half_of_interval']:.0f} points from none."
         )
     seconds = sum(sum(row["seconds"].values()) for row in results["curve"])
-    together = f", {results['at_a_time']} sizes at a time" if results["at_a_time"] > 1 else ""
+    together = f" in {results['commands']} commands, side by side or not," if results["commands"] > 1 else ""
     return (
         f"{chr(10).join(lines)}\n\n"
         f"Pair accuracy; the bag of words learned from the rankings of its source.\n\n"

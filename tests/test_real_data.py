@@ -33,7 +33,7 @@ from benchmarks.real.stages import HARDWARE, Stages
 from benchmarks.real_data import main as real_data_main
 from benchmarks.real_evaluation import by_voter, sample
 from benchmarks.real_evaluation import main as real_evaluation_main
-from benchmarks.rm_learning_curve import best_gain, pool, size_by_line, verdicts
+from benchmarks.rm_learning_curve import best_gain, line, pool, size_by_line, verdicts
 from benchmarks.rm_learning_curve import main as rm_learning_curve_main
 from lit_instructgpt.hashes import hash_of
 
@@ -343,8 +343,14 @@ def test_the_size_at_which_a_line_through_the_gains_leaves_the_interval():
     found = verdicts(curve)
     assert [found[name]["above_both_from"] for name in "abc"] == [400, 200, None]
     assert found["a"]["size_by_line"] is None, "it is above already"
-    assert (found["c"]["size_by_line"], found["c"]["gain_rises"], found["a"]["gain_rises"]) == (None, False, True)
-    assert verdicts(curve[:1])["c"]["gain_rises"] is None, "of one size"
+    assert (found["c"]["size_by_line"], found["c"]["slope"]) == (None, pytest.approx([-0.02] * 3, abs=1e-4))
+    assert verdicts(curve[:2])["c"]["slope"] is None, "of two sizes"
+    # x = 1..4: slope .03 / 5; residuals -.001, .003, -.003, .001: s^2 = 2e-5 / 2, the slope's error (1e-5 / 5)^.5, t(2) = 4.303
+    found = line([2, 4, 8, 16], [0.0, 0.01, 0.01, 0.02])
+    half = 4.3027 * math.sqrt(1e-5 / 5)
+    assert found == pytest.approx((0.006, -0.005, 0.006 - half, 0.006 + half), abs=1e-6)
+    assert size_by_line([2, 4, 8, 16], [0.0, 0.01, 0.01, 0.02], 0.045) is None, "it may not rise"
+    found = verdicts(curve)
     assert found["a"]["gain_over_better_baseline"] == [0.03, 0.05, 0.07]
 
 
@@ -400,12 +406,13 @@ def test_smaller_sets_are_parts_of_larger_ones_and_all_of_valid_is_measured(monk
     assert sum(report["curve"][1]["by_source"].values()) == 16
     assert report["curve"][1]["num_pairs"] == 48
     assert report["sources"]["hh"]["above_both_from"] == 4
-    assert report["command"] == "python benchmarks/rm_learning_curve.py --data DIR --sizes 4 16"
+    shown = "python benchmarks/rm_learning_curve.py --data DIR --sizes 4 16"
+    assert report["command"] == f"{shown} --trained {trained}"
 
 
 def test_sizes_measured_at_a_time_become_one_curve(tmp_path, capsys):
-    shared = {"options": " --device cuda", "seed": 0, "versions": {"torch": "2"}, "hardware": "a GPU", "precision": "bf16-mixed",
-              "num_available": 9, "load_average": 1.0, "at_a_time": 1}  # fmt: skip
+    shared = {"options": " --device cuda", "seed": 0, "start": "a", "records": "b", "versions": {"torch": "2"},
+              "hardware": "a GPU", "precision": "bf16-mixed", "num_available": 9, "load_average": 1.0, "commands": 1}  # fmt: skip
     row = {"sources": {"hh": gained(0.05, 0.1, 0.02)}}
     files = [tmp_path / f"{name}.json" for name in "abcd"]
     for file, size, changes in zip(
@@ -421,12 +428,18 @@ def test_sizes_measured_at_a_time_become_one_curve(tmp_path, capsys):
     report = json.loads(out.read_text())
     assert [row["num_rankings"] for row in report["curve"]] == [4, 8]
     assert report["command"] == "python benchmarks/rm_learning_curve.py --data DIR --sizes 4 8 --device cuda"
-    assert (report["at_a_time"], report["load_average"], report["sources"]["hh"]["above_both_from"]) == (2, 3.0, 4)
+    assert (report["commands"], report["load_average"], report["sources"]["hh"]["above_both_from"]) == (2, 3.0, 4)
     with pytest.raises(SystemExit, match=r"differ in \['seed', 'hardware'\], and have twice the sizes \[4\]"):
         joined(*files)
     with pytest.raises(SystemExit):
         rm_learning_curve_main(["--out", str(out)])
     assert "give --data, or --join" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        rm_learning_curve_main(["--join", str(files[0]), "--seed", "3"])
+    assert "--seed beside --join" in capsys.readouterr().err
+    (tmp_path / "old.json").write_text("{}")
+    with pytest.raises(SystemExit, match="no commands, curve, hardware"):
+        joined(files[0], tmp_path / "old.json")
 
 
 def test_what_real_evaluation_needs_is_named_at_once(tmp_path):

@@ -232,6 +232,21 @@ def test_how_often_people_preferred_each_system_to_each_other_is_a_table(tmp_pat
     assert "here are some of 29" in Page(html).words
 
 
+def test_only_shares_of_all_systems_are_bars(tmp_path: Path):
+    """A bar is drawn between 0 and 1: a rating, or a difference below 0 for one system, would be cut there."""
+    systems = {
+        name: {"preferred": {"mean": share, "ci95": [share - 0.1, share + 0.1]},
+               "toxicity": {"mean": relative, "ci95": [relative - 0.1, relative + 0.1]}, "n": 40}
+        for name, share, relative in (("a", 0.75, 0.2), ("b", 0.25, -0.6))
+    }  # fmt: skip
+    report(str(tmp_path / "page.html"), [write(tmp_path / "r.json", {"kind": "rankings", "systems": systems})])
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "-0.600" in Page(html).words.replace("\u2212", "-")
+    labels = re.findall(r'aria-label="([^"]*)"', html)
+    assert [label for label in labels if "preferred" in label]
+    assert not [label for label in labels if "toxicity" in label]
+
+
 def test_every_mean_of_evaluate_has_its_interval_on_the_page(tmp_path: Path):
     models = {"sft": {**POLICIES["models"]["sft"], "ci95_rm_score": [-0.125, 0.375]}}
     report(str(tmp_path / "page.html"), [write(tmp_path / "p.json", {**POLICIES, "models": models})])

@@ -125,22 +125,35 @@ def test_a_learning_curve_says_what_size_it_took_or_would_take():
         for size, gain in ((200, 0.02), (400, 0.06))
     ]  # fmt: skip
     sources = {
-        "hh": {"above_both_from": 200, "size_by_line": None, "gain_rises": True, "half_of_interval": 0.01},
-        "oasst1": {"above_both_from": None, "size_by_line": 12000, "gain_rises": True, "half_of_interval": 0.01},
-        "qa": {"above_both_from": None, "size_by_line": None, "gain_rises": False, "half_of_interval": 0.01},
+        "hh": {"above_both_from": 200, "size_by_line": None, "slope": None, "half_of_interval": 0.01},
+        "oasst1": {
+            "above_both_from": None,
+            "size_by_line": 12000,
+            "slope": [0.01, 0.005, 0.015],
+            "half_of_interval": 0.01,
+        },
+        "qa": {
+            "above_both_from": None,
+            "size_by_line": None,
+            "slope": [-0.005, -0.018, 0.008],
+            "half_of_interval": 0.01,
+        },
     }
     page = rm_learning_curve(
-        {**RESULTS, "command": "python x.py", "num_available": 5000, "at_a_time": 2, "curve": curve, "sources": sources}
+        {**RESULTS, "command": "python x.py", "num_available": 5000, "commands": 2, "curve": curve, "sources": sources}
     )
     assert cells(page, "hh | 400 | 400")[3:] == ["60.0% (55.0% to 75.0%)", *["6.0 (5.0 to 7.0) of 50.0%"] * 2]
     assert cells(page, "qa | 200 | 0")[3] == "50.0% (55.0% to 75.0%)", "none of its own among them"
     assert "- hh: above both baselines from 200 rankings on. Its 30 validation" in page
-    assert (
-        "- oasst1: not above both; by a line through its gains over log2(rankings) it takes about 12,000. Its 30"
-        in page
+    by_line = (
+        "not above both; by a line through its gains over log2(rankings) it takes about 12,000 of all sources together"
     )
-    assert "- qa: not above both, and its gain does not rise. Its 30 validation" in page
-    assert "3 minutes, 2 sizes at a time on 2 CPU cores" in page
+    assert f"- oasst1: {by_line}. Its 30" in page
+    assert (
+        "- qa: not above both; 2 sizes do not tell how many it takes (with each doubling the gain over the better baseline "
+        "changes by -0.5 points, -1.8 to 0.8). Its 30 validation" in page
+    )
+    assert "3 minutes in 2 commands, side by side or not, on 2 CPU cores" in page
 
 
 def test_the_evaluations_on_public_files():

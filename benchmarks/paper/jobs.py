@@ -84,8 +84,16 @@ class Ledger:
         self.file(job.name).write_text(json.dumps(row) + "\n", encoding="utf-8")
 
 
-def run(jobs: Sequence[Job], ledger: Ledger, lanes: int) -> dict[str, str]:
+def run(
+    jobs: Sequence[Job], ledger: Ledger, lanes: int, behind_each: Callable[[], None] = lambda: None
+) -> dict[str, str]:
     """Do all jobs, `lanes` at a time, in the order given where their needs allow it.
+
+    Args:
+        jobs: all of them; what the ledger knows is left out.
+        ledger: what is done already.
+        lanes: jobs at a time.
+        behind_each: called when a job has ended, well or not.
 
     Returns:
         name -> why it failed, or which of its needs did; empty if all is done.
@@ -120,6 +128,7 @@ def run(jobs: Sequence[Job], ledger: Ledger, lanes: int) -> dict[str, str]:
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
                 job = running.pop(future)
+                behind_each()
                 error = future.exception()
                 if error is None:
                     done.add(job.name)

@@ -217,12 +217,13 @@ def _label(key: tuple[str, ...]) -> str:
 
 
 def _charts(columns: Mapping[str, Mapping[tuple[str, ...], Value]]) -> Markup:
-    """Bars of the first share with an interval below each first key, for two models or more."""
+    """Bars of the first share with an interval below each first key, for two models or more; a share is one of all models."""
     shown: dict[str, tuple[str, ...]] = {}
-    for found in columns.values():
-        for key, value in found.items():
-            if value.ci95 is not None and 0 <= value.ci95[0] <= value.ci95[1] <= 1:
-                shown.setdefault(key[0], key)
+    for key in dict.fromkeys(key for found in columns.values() for key in found):
+        values = [found[key] for found in columns.values() if key in found]
+        ends = [end for value in values for end in (value.value, *(value.ci95 or ()))]
+        if any(value.ci95 for value in values) and 0 <= min(ends) <= max(ends) <= 1:
+            shown.setdefault(key[0], key)
     if len(columns) < 2:
         return NOTHING
     charts = []
