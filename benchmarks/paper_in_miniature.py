@@ -109,7 +109,7 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """Of the sources, where git knows it and they are as it has them."""
-    places = [pattern.split("*")[0].rpartition("/")[0] for pattern in SOURCES]
+    places = [f":(glob){pattern}" for pattern in SOURCES]
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *places], capture_output=True).returncode
     found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     return found.stdout.strip() if changed == 0 and found.returncode == 0 else None

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -39,6 +40,7 @@ from benchmarks.paper.stages import (
     pairs_of,
     rank_whole,
 )
+from benchmarks.paper_in_miniature import commit
 from benchmarks.paper_in_miniature import main as paper_main
 
 # ------------------------------------------------------------------ jobs
@@ -292,6 +294,26 @@ def test_other_seeds_do_not_take_the_place_of_what_is_published(capsys: pytest.C
     with pytest.raises(SystemExit):
         paper_main(["--seeds", "0"])
     assert "give --out FILE" in capsys.readouterr().err
+
+
+def test_the_commit_is_known_where_the_sources_are_as_it_has_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit() is None, "no repository"
+    sources = [Path("benchmarks/paper/stages.py"), Path("lit_instructgpt/a/b.py")]
+    for file in [*sources, Path("benchmarks/paper/claims.py")]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1\n")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "a"]):
+        subprocess.run(["git", *command], check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    Path("benchmarks/paper/claims.py").write_text("2\n")
+    assert head.startswith(str(commit())), "the rules train nothing"
+    for file in sources:
+        file.write_text("2\n")
+        assert commit() is None
+        file.write_text("1\n")
 
 
 def test_minutes_are_noted_behind_each_job_and_add_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -590,11 +612,11 @@ def test_one_seed_shows_nothing():
 def test_the_table_has_every_claim_and_says_which_do_not_hold():
     rows = claims.evaluate_claims(change("models", "ppo", "text_loss", to=lambda s: 0.99 + 0.003 * s))
     report = {"claims": rows, "command": "python x.py", "seeds": [1, 2], "minutes": 61.2, "hardware": "2 CPU cores",
-              "versions": {"torch": "2.13.0"}}  # fmt: skip
+              "versions": {"torch": "2.13.0"}, "commit": "0123abc"}  # fmt: skip
     lines = claims_table(report).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:12]] == [str(i) for i in range(1, 11)]
     assert [line.rsplit("|", 2)[1].strip() for line in lines[2:12]] == ["yes"] * 6 + ["no"] + ["yes"] * 3
-    assert "9 of 10 hold" in lines[-1]
+    assert "9 of 10 hold; `python x.py`, seeds 1, 2, commit 0123abc, 61 minutes on 2 CPU cores" in lines[-1]
     whole = figures_tables(report)
     assert all(f"| {name} |" in whole for row in rows for name in row["figures"])
     assert whole.count("**it does not**") == 1

@@ -39,7 +39,8 @@ def shown(value: dict[str, Any]) -> str:
 
 
 def _where(report: dict[str, Any]) -> str:
+    commit = f"commit {report['commit']}, " if report.get("commit") else ""
     return (
-        f"`{report['command']}`, seeds {', '.join(map(str, report['seeds']))}, {report['minutes']:.0f} minutes on "
+        f"`{report['command']}`, seeds {', '.join(map(str, report['seeds']))}, {commit}{report['minutes']:.0f} minutes on "
         f"{report['hardware']}, torch {report['versions']['torch']}"
     )
