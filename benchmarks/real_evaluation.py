@@ -65,11 +65,12 @@ SHOWN = (
 """Evaluation, variant and figure of the table."""
 
 
-def sample(source: Path, target: Path, num: int, seed: int) -> dict[str, int]:
+def sample(source: Path, target: Path, num: int, seed: int, same_reply_twice: bool = False) -> dict[str, int]:
     """Some records of a file by chance, all of the file's order and kinds alike; returns how many there are and were taken.
 
     CSV and JSON lines, gzipped or not. Prompts of human judgements become messages, as the reward model was trained on them;
-    rankings of one text given twice are left out and counted; votes become a ranking by each voter.
+    rankings of one text given twice are left out and counted, but where they are asked for: to a reward model they say nothing,
+    of two systems they say that these tie. Votes become a ranking by each voter.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix == ".csv":
@@ -80,7 +81,10 @@ def sample(source: Path, target: Path, num: int, seed: int) -> dict[str, int]:
             csv.writer(file).writerows([head, *chosen])
     else:
         rows = read(source)
-        records = [row for row in rows if len(set(row.get("responses", ()))) == len(row.get("responses", ()))]
+        records = [
+            row for row in rows
+            if same_reply_twice or len(set(row.get("responses", ()))) == len(row.get("responses", ()))
+        ]  # fmt: skip
         chosen = random.Random(seed).sample(records, min(num, len(records)))
         written = [with_messages(own) for row in chosen for own in by_voter(row)]
         write(target, written)
@@ -153,7 +157,7 @@ class Evaluations:
     def rankings(self, name: str) -> Path:
         """Which systems people preferred, by all of a file's rankings; the JSON file."""
         whole, out = self.work / f"data/whole_{name}.jsonl", self.work / f"rankings_{name}.json"
-        sample(self.sources[name], whole, sys.maxsize, 0)
+        sample(self.sources[name], whole, sys.maxsize, 0, same_reply_twice=True)
         self.commands.run(
             f"rankings_{name}",
             ["rankings", "--rankings", str(whole), "--baseline", BASELINES[name], "--out", str(out)], [whole], out,
@@ -274,6 +278,7 @@ def numbers(found: dict[str, Any]) -> dict[str, Any]:
         name: {
             **{key: row[key] for key in kept},
             "ece": row["calibration"]["ece"],
+            "ece_by_chance": row["calibration"]["ece_by_chance"],
             "measured": found["files"][name]["measured"],
         }
         for name, row in found["models"]["rm"].items()

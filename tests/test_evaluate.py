@@ -95,7 +95,10 @@ def test_the_report_is_what_is_written(found: Any):
     assert {name: entry["rows"] for name, entry in report["files"].items()} == {
         "prompts": len(PROMPTS),
         "text": len(TEXT),
+        "comparisons": len(COMPARISONS),
+        "held_out_comparisons": report["files"]["held_out_comparisons"]["measured"],
     }
+    assert report["files"]["comparisons"]["measured"] == len(COMPARISONS)
     assert report["files"]["prompts"]["path"] == str(path / "p.jsonl")
     named = report["directories"]
     assert list(named) == ["models.sft", "models.ppo", "reward_model"]
@@ -656,10 +659,28 @@ def test_what_does_not_fit_a_context_is_refused(
         )  # fmt: skip
 
 
-def test_only_ties_give_no_accuracy(models: dict[str, str], tiny_reward_dir: Callable[[str], str], tmp_path: Path):
-    tied = [{**COMPARISONS[0], "ranking": [1, 1, 1]}]
-    with pytest.raises(ValueError, match=r"c\.jsonl"):
+@pytest.mark.parametrize("place", ["comparisons", "held_out_comparisons"])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{**COMPARISONS[0], "ranking": [1, 1, 1]}], r"bad\.jsonl: no untied pair to measure the reward model on"),
+        ([{**COMPARISONS[0], "ranking": [1]}], r"bad\.jsonl:1: ranking"),
+        ([{**COMPARISONS[0], "prompt": "xq" * 60}], r"omparisons: 1 of 1 prompts have more than 24 tokens"),
+    ],
+)
+def test_comparisons_are_refused_before_a_policy_is_loaded(
+    models: dict[str, str],
+    tiny_reward_dir: Callable[[str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: list[dict[str, Any]],
+    message: str,
+    place: str,
+):
+    monkeypatch.setattr("lit_instructgpt.evaluation.compare.Evaluated", None)
+    given = {"comparisons": write(tmp_path / "c.jsonl", COMPARISONS), place: write(tmp_path / "bad.jsonl", rows)}
+    with pytest.raises(ValueError, match=message):
         evaluate(
             models, write(tmp_path / "p.jsonl", PROMPTS), str(tmp_path / "r.json"), sampling=SAMPLING, reading=READING,
-            reward_model=tiny_reward_dir("gpt_neox"), comparisons=write(tmp_path / "c.jsonl", tied),
+            reward_model=tiny_reward_dir("gpt_neox"), **given,
         )  # fmt: skip

@@ -131,6 +131,16 @@ def test_without_it_the_extra_is_named(tiny_dir: Dirs, tmp_path: Path, monkeypat
         harness(tiny_dir("gpt2"), "hellaswag", str(tmp_path / "r.json"))
 
 
+def test_what_cannot_be_measured_or_written_is_said_at_once(
+    tiny_reward_dir: Dirs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(ValueError, match=r"--model: .*reward model") as caught:
+        harness(tiny_reward_dir("gpt2"), "hellaswag", str(tmp_path), device="gpu3")
+    assert f"{tmp_path} is a directory: give the file to write" in str(caught.value)
+    assert "device: 'gpu3' is none" in str(caught.value)
+
+
 @needs_lm_eval
 @foreign_warnings
 @pytest.mark.parametrize(("settings", "message"), [

@@ -192,6 +192,21 @@ def test_a_text_that_several_wrote_counts_for_each(compare: Callable[..., Row], 
     assert any(line.startswith("A+B: taken for systems of their own") and "--joined_by +" in line for line in said)
 
 
+def test_a_report_that_cannot_be_written_is_refused_before_reading(tmp_path: Path):
+    with pytest.raises(ValueError, match="is a directory: give the file to write"):
+        rankings(str(tmp_path / "nowhere.jsonl"), "A", str(tmp_path))
+
+
+def test_a_system_that_always_writes_more_has_no_win_rate_at_equal_lengths(compare: Callable[..., Row]):
+    rows = [
+        {"prompt": str(i), "responses": ["a", "a b c d"], "systems": ["A", "B"], "ranking": [1 + i % 2, 2 - i % 2]}
+        for i in range(4)
+    ]
+    for meeting in (compare(rows)["matrix"][a][b] for a, b in (("A", "B"), ("B", "A"))):
+        assert meeting["win_rate"] == 0.5
+        assert meeting["length_controlled_win_rate"] is meeting["ci95_length_controlled_win_rate"] is None
+
+
 def test_one_criterion_of_several(compare: Callable[..., Row], said: list[str]):
     rows = [
         {**ROWS[2], "criterion": "style"},

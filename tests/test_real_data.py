@@ -297,6 +297,8 @@ def test_records_are_drawn_from_the_whole_of_a_file(tmp_path):
     write(tmp_path / "pairs.jsonl", [*rows, {**rows[0], "id": "twice", "responses": ["a", "a"]}])
     found = sample(tmp_path / "pairs.jsonl", tmp_path / "out/a.jsonl", 20, 0)
     assert found == {"records": 51, "same_reply_twice": 1, "taken": 20}
+    whole = sample(tmp_path / "pairs.jsonl", tmp_path / "out/w.jsonl", 99, 0, same_reply_twice=True)
+    assert whole == {"records": 51, "taken": 51}, "of two systems it says that they tie"
     taken = read(tmp_path / "out/a.jsonl")
     assert len({row["id"] for row in taken}) == 20
     assert max(int(row["id"]) for row in taken) > 30

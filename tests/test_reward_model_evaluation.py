@@ -19,7 +19,16 @@ from lit_instructgpt.cli import main
 from lit_instructgpt.evaluation import reward_models, system_outputs
 from lit_instructgpt.evaluation.agreement import labeler_agreement, model_agreement, shared_pairs
 from lit_instructgpt.evaluation.evaluate_rm import evaluate_rm
-from lit_instructgpt.evaluation.reward_models import Scored, calibration, pair_report, reward_model_report, untied_pairs
+from lit_instructgpt.evaluation.reward_models import (
+    Measurable,
+    Scored,
+    calibration,
+    measurable,
+    pair_report,
+    read_comparisons,
+    reward_model_report,
+    untied_pairs,
+)
 from lit_instructgpt.evaluation.statistics import bootstrap_ci
 from lit_instructgpt.formatting import SIDECAR, PromptFormat, format_dict
 from lit_instructgpt.models import quiet_loading
@@ -192,6 +201,24 @@ def test_all_rankings_of_a_prompt_are_resampled_together():
     assert whole["ci95"] == pytest.approx(bootstrap_ci(right.astype(float)), abs=1e-9)
 
 
+def test_the_gap_that_a_calibrated_model_shows_by_chance():
+    """Of one bin it is the mean absolute deviation of a binomial share; of drawn pairs what such a model has on average."""
+    num, chance = 30, 0.8
+    margins = np.full(num, math.log(chance / (1 - chance)))
+    told = sum(
+        math.comb(num, k) * chance**k * (1 - chance) ** (num - k) * abs(k / num - chance) for k in range(num + 1)
+    )
+    assert calibration(margins)["ece_by_chance"] == pytest.approx(told, rel=0.15)
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(100):
+        size = np.abs(rng.normal(0, 1, 134))
+        right = rng.random(134) < 1 / (1 + np.exp(-size))
+        found = calibration(np.where(right, size, -size))
+        drawn.append((found["ece"], found["ece_by_chance"]))
+    assert np.mean(drawn, axis=0)[0] == pytest.approx(np.mean(drawn, axis=0)[1], rel=0.05)
+
+
 def test_calibration_by_hand():
     """Confidences 0.5, 0.6, 0.6, 0.9, 0.98 and 0.98: right, right, wrong, right, right and wrong."""
     margins = [0.0, math.log(1.5), -math.log(1.5), math.log(9), math.log(49), -math.log(49)]
@@ -200,6 +227,7 @@ def test_calibration_by_hand():
         (0.5, 0.5, 1), (0.6, 0.5, 2), (0.9, 1.0, 1), (0.98, 0.5, 2),
     ]  # fmt: skip
     assert found["ece"] == pytest.approx((0 + 2 * 0.1 + 0.1 + 2 * 0.48) / 6)
+    assert calibration(np.array([800.0, 800.0]))["ece_by_chance"] == 0
     assert calibration(np.array([800.0, 800.0]))["bins"] == [{"confidence": 1.0, "accuracy": 1.0, "count": 2}]
 
 
@@ -405,12 +433,16 @@ def test_prompts_too_long_for_one_model_are_left_out_for_all(
         evaluate_rm(both, str(tmp_path / "s.json"), {"c": long}, reading=READING)
 
 
+def fitting_of(scorer: ModelReward, files: dict[str, str], name: str) -> Measurable:
+    return measurable(read_comparisons(READING, {name: files[name]})[name], scorer, READING)
+
+
 def test_each_text_is_scored_once(models: dict[str, str], files: dict[str, str], monkeypatch: pytest.MonkeyPatch):
     scorer = ModelReward(models["first"])
     asked: list[tuple[int, ...]] = []
     plain = scorer.score_sequences
     monkeypatch.setattr(scorer, "score_sequences", lambda ids, num: asked.extend(map(tuple, ids)) or plain(ids, num))
-    report = reward_model_report(scorer, READING, files["valid"])
+    report = reward_model_report(scorer, READING, fitting_of(scorer, files, "valid"))
     assert len(asked) == len(set(asked)) == len(RED) + len(ONE) + 2 + 3
     assert set(report) == {"pair_accuracy", "ci95", "num_pairs", "length_baseline", "calibration", "per_source"}
 
@@ -418,7 +450,8 @@ def test_each_text_is_scored_once(models: dict[str, str], files: dict[str, str],
 def test_held_out_labelers_beside_the_others(
     models: dict[str, str], files: dict[str, str], score: Callable[[str, str, str], float], tokenizer: Any
 ):
-    found = reward_model_report(ModelReward(models["first"]), READING, files["valid"], files["new"])
+    scorer = ModelReward(models["first"])
+    found = reward_model_report(scorer, READING, fitting_of(scorer, files, "valid"), fitting_of(scorer, files, "new"))
     right, _, _ = counted(NEW, score, "first", tokenizer)
     assert found["pair_accuracy_held_out_labelers"] == pytest.approx(sum(right) / len(right))
     assert found["ci95_held_out_labelers"] == pytest.approx(bootstrap_ci(np.array(right)))

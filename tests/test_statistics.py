@@ -82,22 +82,41 @@ def best_intercept(wins: np.ndarray, longer_by: np.ndarray) -> float:
 
 def draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    num = int(rng.integers(2, 200))
-    longer_by = rng.normal(rng.normal(0, 2), 1, num) * 100
+    num = int(rng.integers(20, 200))
+    longer_by = rng.normal(rng.uniform(-1, 1), 1, num) * 100
     chance = 1 / (1 + np.exp(-rng.normal(0, 2) - rng.normal(0, 3) * np.tanh(longer_by / 100)))
     return np.where(rng.random(num) < 0.2, 0.5, rng.random(num) < chance), longer_by
 
 
+def longer_by_far() -> tuple[np.ndarray, np.ndarray]:
+    """Wins that are a matter of length, of responses that are all some 800 characters longer: what is left at 0 is unknown."""
+    rng = np.random.default_rng(0)
+    longer_by = rng.normal(800, 100, 500)
+    return (rng.random(500) < 1 / (1 + np.exp(-longer_by / 500))).astype(float), longer_by
+
+
 CASES: dict[str, tuple[Any, Any]] = {
-    "all wins": (np.ones(40), np.arange(40.0)),
-    "all losses": (np.zeros(300), np.arange(300.0)),
+    "all wins": (np.ones(40), np.arange(40.0) - 9),
+    "all losses": (np.zeros(300), np.arange(300.0) - 150),
     "all ties": (np.full(7, 0.5), np.arange(7.0)),
     "equal lengths": (np.array([1.0, 1.0, 0.0]), np.zeros(3)),
-    "one prompt": (np.array([1.0]), np.array([5.0])),
+    "one prompt": (np.array([1.0]), np.array([0.0])),
     "separable": (np.array([1.0] * 80 + [0.0] * 20), np.array([1.0] * 80 + [-1.0] * 20)),
-    "one outlier": (np.array([1.0] * 99 + [0.0]), np.array([1.0] * 99 + [1000.0])),
+    "one outlier": (np.array([1.0] * 99 + [0.0]), np.array([0.0] * 99 + [1000.0])),
     **{f"drawn {seed}": draw(seed) for seed in range(20)},
 }
+ONE_SIDED = {
+    "all longer": (np.ones(40), np.full(40, 100.0)),
+    "all but one": (np.ones(40), np.array([100.0] * 39 + [-1.0])),
+    "far longer, by length alone": longer_by_far(),
+}
+
+
+@pytest.mark.parametrize("name", ONE_SIDED)
+def test_nothing_is_said_of_equal_lengths_where_one_side_is_longer(name: str):
+    wins, longer_by = ONE_SIDED[name]
+    assert length_controlled_win_rate(wins, longer_by, num=20) == (None, None)
+    assert length_controlled_win_rate(1 - wins, -longer_by, num=20) == (None, None)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -125,7 +144,7 @@ def test_a_win_rate_that_is_all_length_goes_to_a_half():
 
 def test_a_win_rate_at_equal_lengths_is_the_plain_one():
     wins = np.array([1.0] * 300 + [0.5] * 40 + [0.0] * 160)
-    rate, interval = length_controlled_win_rate(wins, np.full(500, 3.0))
+    rate, interval = length_controlled_win_rate(wins, np.zeros(500))
     assert rate == pytest.approx(wins.mean(), abs=1e-4)
     assert interval == pytest.approx(bootstrap_ci(wins), abs=0.005)
 

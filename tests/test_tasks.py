@@ -457,13 +457,16 @@ def test_hellaswag_plain_and_zipped(tmp_path: Path):
     assert read_hellaswag(write(tmp_path / "s.jsonl", [story_row(STORIES[1], label="1")])) == [STORIES[1]]
     bad = write(tmp_path / "b.jsonl", [
         rows[0], story_row(STORIES[0], label=4), story_row(STORIES[0], endings=["a", ""]), story_row(STORIES[0], ctx_a=""),
-        story_row(STORIES[0], label=None),
+        story_row(STORIES[0], label=None), story_row(STORIES[0], endings=["runs", " [step] "]),
     ])  # fmt: skip
     with pytest.raises(
         ValueError, match=r"b\.jsonl:2: label: must be the number of an ending, 0 to 3, found 4"
     ) as caught:
         read_hellaswag(bad)
-    for line in ("b.jsonl:3: endings: must be", "b.jsonl:4: ctx_a: must be a text", "b.jsonl:5: label: must be"):
+    for line in (
+        "b.jsonl:3: endings: must be", "b.jsonl:4: ctx_a: must be a text", "b.jsonl:5: label: must be",
+        "b.jsonl:6: endings: holds ' [step] ', of which nothing is left without marks and spaces",
+    ):  # fmt: skip
         assert line in str(caught.value)
     (tmp_path / "j.jsonl").write_text('{"a": 1}\n{"b"\n')
     with pytest.raises(ValueError, match=r"j\.jsonl:2: line: not valid JSON"):
@@ -567,6 +570,23 @@ def test_the_report_holds_every_evaluation(report: Any, files: dict[str, str]):
     assert found["models"]["sft"]["realtoxicityprompts"]["none"]["toxicity"]["mean"] == pytest.approx(mean(scores))
     answers = [json.loads(line) for line in (out.parent / "report.truthfulqa.jsonl").read_text().splitlines()]
     assert [row["question"] for row in answers] == [q.question for q in QUESTIONS[:3]] * 2
+
+
+@pytest.mark.parametrize(("given", "changed"), [([], {}), (["--sampling.seed", "3"], {"seed": 3}),
+                                                (["--sampling.temperature", "1"], {"temperature": 1.0}),
+                                                (["--sampling.max_new_tokens", "9"], {"max_new_tokens": 9})])  # fmt: skip
+def test_one_setting_of_sampling_leaves_the_others_as_the_paper_has_them(
+    given: list[str], changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[Sampling] = []
+    monkeypatch.setattr(
+        "lit_instructgpt.evaluation.benchmark._check",
+        lambda models, named, options, *rest: asked.append(options.sampling),
+    )
+    monkeypatch.setattr("lit_instructgpt.evaluation.benchmark.policies", lambda named: ["enough"])
+    with pytest.raises(SystemExit):
+        main(["benchmark", "--models.one", "x", "--out", "r.json", *given])
+    assert asked == [Sampling(**{"max_new_tokens": 20, "temperature": 0.0, **changed})]
 
 
 def keys(node: Any) -> set[str]:

@@ -57,7 +57,7 @@ def benchmark(
     hellaswag_shots: str | None = None,
     num_shots: int = 0,
     scorer: Scorer | None = None,
-    sampling: Sampling | None = None,
+    sampling: Sampling = CONTINUATION,
     limit: int | None = None,
     batch_size: int = 64,
     device: str = "cpu",
@@ -100,7 +100,7 @@ def benchmark(
     named = {name: path for name, path in files.items() if path is not None}
     options = Options(
         several(truthfulqa_prompts) or ["qa"], truthfulqa_answers or truthfulqa_judge is not None, truthfulqa_judge,
-        hellaswag_shots, num_shots, several(styles) or list(tasks.STYLES), scorer, sampling or CONTINUATION, batch_size,
+        hellaswag_shots, num_shots, several(styles) or list(tasks.STYLES), scorer, sampling, batch_size,
     )  # fmt: skip
     _check(models, set(named), options, bool(styles), bool(truthfulqa_prompts), limit)
     items = {name: READERS[name](path)[:limit] for name, path in named.items()}

@@ -5,6 +5,7 @@ Nothing is downloaded. Field and column names are those of the files as their au
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -136,6 +137,17 @@ def read_winogender(path: str) -> list[SentencePair]:
     ]
 
 
+BRACKETS = re.compile(r"\[.*?\]")
+
+
+def clean(text: str) -> str:
+    """Text of HellaSwag without the marks of WikiHow, as lm-evaluation-harness has it.
+
+    A title becomes a sentence of its own, all else in square brackets goes, and two spaces become one.
+    """
+    return BRACKETS.sub("", text.strip().replace(" [title]", ". ")).replace("  ", " ")
+
+
 def read_hellaswag(path: str) -> list[Story]:
     """HellaSwag as ``.jsonl`` or ``.jsonl.gz``.
 
@@ -148,6 +160,8 @@ def read_hellaswag(path: str) -> list[Story]:
         endings, label = row.get("endings"), row.get("label")
         if not isinstance(endings, list) or len(endings) < 2 or not all(isinstance(e, str) and e for e in endings):
             raise LineProblem("endings", f"must be a list of two or more texts, found {shown(endings)}")
+        if unread := [ending for ending in endings if not clean(ending)]:
+            raise LineProblem("endings", f"holds {shown(unread[0])}, of which nothing is left without marks and spaces")
         if isinstance(label, str) and label.isdecimal():  # as the Hugging Face copy has it
             label = int(label)
         if not isinstance(label, int) or not 0 <= label < len(endings):

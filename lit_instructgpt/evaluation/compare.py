@@ -20,7 +20,7 @@ from lit_instructgpt.evaluation.inputs import devices, outs, policies, reward_mo
 from lit_instructgpt.evaluation.judging import Judge, Judgements, Judges, PairJudge
 from lit_instructgpt.evaluation.policies import Evaluated, Samples, prompts_for_all, reads_ids
 from lit_instructgpt.evaluation.provenance import callable_entry, directory_entry, file_entry, versions
-from lit_instructgpt.evaluation.reward_models import reward_model_report
+from lit_instructgpt.evaluation.reward_models import measurable, read_comparisons, reward_model_report
 from lit_instructgpt.evaluation.statistics import bootstrap_ci, length_controlled_win_rate, repetition
 from lit_instructgpt.evaluation.tables import estimate, say_few, table
 from lit_instructgpt.formatting import PromptFormat
@@ -86,10 +86,13 @@ def evaluate(
     _check_places(models, init, reward_model, [out, responses_out], device)
     texts = [] if text is None else reading.read(text, Text)
     read = reading.read(prompts, Prompt)
+    rankings = read_comparisons(reading, {"comparisons": comparisons, "held_out_comparisons": held_out_comparisons})
     records = prompts_for_all(list(models.values()), read, texts, format, reading, sampling, text_tokens)
     scorer = (
         ModelReward(reward_model, format, reading.max_response_tokens, batch_size, device) if reward_model else None
     )
+    if scorer is not None:
+        rankings = {name: measurable(found, scorer, reading) for name, found in rankings.items()}
     how = Measuring(sampling, reading, format, texts, text_tokens, batch_size, device)
     start = init or baseline
     opponent, found = _measure(models, records, baseline, start, how)
@@ -101,7 +104,7 @@ def evaluate(
         name: file_entry(source, num)
         for name, source, num in (("prompts", prompts, len(read)), ("text", text, len(texts)))
         if source is not None
-    }
+    } | {name: file_entry(m.source, m.num_rows) | {"measured": len(m.records)} for name, m in rankings.items()}
     report["directories"] = {
         **{f"models.{name}": directory_entry(directory, found[name].format) for name, directory in models.items()},
         **({} if start in models else {"init": directory_entry(start)}),
@@ -115,7 +118,9 @@ def evaluate(
     if responses_out is not None:
         write_responses(found, responses_out, sampling.seed)
     if scorer is not None and comparisons is not None:
-        report["rm"] = reward_model_report(scorer, reading, comparisons, held_out_comparisons)
+        report["rm"] = reward_model_report(
+            scorer, reading, rankings["comparisons"], rankings.get("held_out_comparisons")
+        )
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _print(report, baseline)
@@ -194,14 +199,20 @@ def _measure(
     """Fresh samples of the baseline, which all models are compared with, and each model's own."""
     reading, sampling, size = how.reading, how.sampling, how.batch_size
     found: dict[str, Samples] = {}
+
+    def load(directory: str, *loaded: Evaluated) -> Evaluated:
+        same = [model for model in loaded if model.directory == directory]
+        return same[0] if same else Evaluated(directory, how.format, how.device)
+
     with Progress(transient=True) as progress, torch.no_grad():
         task = progress.add_task("evaluate", total=len(models) + 1)
-        first = Evaluated(models[baseline], how.format, how.device)
-        opponent = first.sample(records, reading, _reseeded(sampling), size)
-        start = Evaluated(models.get(reference, reference), how.format, how.device)
+        model = load(models[baseline])
+        opponent = model.sample(records, reading, _reseeded(sampling), size)
+        start = load(models.get(reference, reference), model)
         progress.advance(task)
         for name, directory in models.items():
-            model = Evaluated(directory, how.format, how.device)
+            del model  # two policies at a time, not three
+            model = load(directory, start)
             found[name] = samples = model.sample(records, reading, sampling, size)
             samples.kl = model.kl(start, samples, size, sampling.temperature)
             samples.text_loss = model.text_loss(how.text, how.text_tokens, size) if how.text else None

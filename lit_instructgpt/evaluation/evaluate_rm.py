@@ -242,11 +242,11 @@ def _print(report: Mapping[str, Any]) -> None:
     console = Console()
     accuracies = [
         (file, name, estimate(r, "pair_accuracy"), f"{r['num_pairs']}, {r['num_prompts']}", f"{r['length_baseline']:.3f}",
-         f"{r['calibration']['ece']:.3f}")
+         f"{r['calibration']['ece']:.3f}, {r['calibration']['ece_by_chance']:.3f}")
         for name, files in report["models"].items() for file, r in files.items()
     ]  # fmt: skip
     if accuracies:
-        columns = ["comparisons", "model", "pair accuracy", "pairs, prompts", "longer is better", "ECE"]
+        columns = ["comparisons", "model", "pair accuracy", "pairs, prompts", "longer is better", "ECE, by chance"]
         in_files = sorted(accuracies, key=lambda row: row[0])
         console.print(table("Reward models beside people", columns, in_files, 2))
     if accuracies and report["differences"] is not None:

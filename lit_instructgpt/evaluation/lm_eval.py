@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from lit_instructgpt.models import load_tokenizer, read_config
+from lit_instructgpt.evaluation.inputs import devices, outs, policies
+from lit_instructgpt.models import load_tokenizer
 
 
 def harness(
@@ -42,7 +43,8 @@ def harness(
         The harness' report without its samples, as written.
 
     Raises:
-        ValueError: lm-evaluation-harness is not installed, or does not know a task; or there is no chat template.
+        ValueError: lm-evaluation-harness is not installed, or does not know a task; the directory holds no policy, the file
+            cannot be written, there is no such device or no chat template.
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise ValueError("lm-evaluation-harness is not installed: pip install 'lit-instructgpt[lm-eval]'")
@@ -53,7 +55,8 @@ def harness(
         )
     if include_path is not None and not Path(include_path).is_dir():
         raise ValueError(f"include_path: {include_path} is no directory; give the one that holds the tasks' YAML files")
-    read_config(model)
+    if problems := [*policies({"model": model}), *outs(out), *devices(device)]:
+        raise ValueError("\n".join(problems))
     if apply_chat_template and load_tokenizer(model).chat_template is None:
         raise ValueError(f"apply_chat_template: the tokenizer of {model} has no chat template; leave it out")
     from lm_eval import simple_evaluate

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from lit_instructgpt.datamodules.tokenizing import Reading, Source
 from lit_instructgpt.evaluation.agreement import labeler_agreement, shared_pairs
+from lit_instructgpt.evaluation.inputs import outs
 from lit_instructgpt.evaluation.provenance import file_entry, versions, write_report
 from lit_instructgpt.evaluation.ranked import Ranked, RankedFile, read_ranked
 from lit_instructgpt.evaluation.statistics import bootstrap_ci, length_controlled_win_rate
@@ -45,6 +46,8 @@ def rankings(
     Returns:
         The report, as written.
     """
+    if problems := outs(out):
+        raise ValueError("\n".join(problems))
     file = read_ranked(reading or Reading(), rankings, criterion, joined_by)
     if baseline not in file.systems:
         raise ValueError(f"baseline: no response is by {baseline!r}; the systems are: {', '.join(file.systems)}")
@@ -137,12 +140,12 @@ def _matrix(meetings: Mapping[tuple[str, str], Meetings], systems: Sequence[str]
 
 def _other_side(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The same meetings as the opponent sees them."""
+    seen = {**entry, "win_rate": 1 - entry["win_rate"], "ci95": [1 - p for p in reversed(entry["ci95"])]}
+    if entry["length_controlled_win_rate"] is not None:
+        seen["length_controlled_win_rate"] = 1 - entry["length_controlled_win_rate"]
+        seen["ci95_length_controlled_win_rate"] = [1 - p for p in reversed(entry["ci95_length_controlled_win_rate"])]
     return {
-        **entry,
-        "win_rate": 1 - entry["win_rate"],
-        "ci95": [1 - p for p in reversed(entry["ci95"])],
-        "length_controlled_win_rate": 1 - entry["length_controlled_win_rate"],
-        "ci95_length_controlled_win_rate": [1 - p for p in reversed(entry["ci95_length_controlled_win_rate"])],
+        **seen,
         "characters_longer": -entry["characters_longer"],
     }
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, TypeVar
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_instructgpt.datamodules.tokenizing import Reading, Source, longest, num_prompt_tokens, tokenize_comparisons
+from lit_instructgpt.datamodules.tokenizing import (
+    Ranking,
+    Reading,
+    Source,
+    longest,
+    num_prompt_tokens,
+    tokenize_comparisons,
+)
 from lit_instructgpt.evaluation.agreement import prompt_numbers
 from lit_instructgpt.evaluation.statistics import bootstrap_ci, win_shares
 from lit_instructgpt.formatting import PromptFormat
@@ -21,12 +28,16 @@ from lit_instructgpt.rewards import ModelReward
 
 NUM_BINS = 10
 """Of the confidence, from 0.5 to 1."""
+NUM_DRAWS = 200
+"""Of what a calibrated model would show."""
+
+NO_PAIR = "no untied pair to measure the reward model on"
 
 R = TypeVar("R", Comparison, Prompt)
 
 
 def reward_model_report(
-    scorer: ModelReward, reading: Reading, comparisons: Source, held_out: Source | None = None
+    scorer: ModelReward, reading: Reading, comparisons: Measurable, held_out: Measurable | None = None
 ) -> dict[str, Any]:
     """Pair accuracy with its 95 % interval over prompts, length baseline, per source, and calibration."""
     whole = pair_report(_pairs(scorer, reading, comparisons))
@@ -45,10 +56,58 @@ def reward_model_report(
     return report
 
 
-def _pairs(scorer: ModelReward, reading: Reading, source: Source) -> Pairs:
-    records = reading.read(source, Comparison, keep_all_tied=True)
-    records = fitting(records, [(scorer.tokenizer, scorer.format)], reading, "comparisons")
-    return untied_pairs(records, score_comparisons(scorer, records, reading, str(source)), str(source))
+@dataclass(frozen=True)
+class Measurable:
+    """Rankings that a reward model can be measured on.
+
+    Attributes:
+        name: of the option that gave them.
+        source: their file.
+        num_rows: records of the file.
+        records: those whose prompts are short enough for the model.
+    """
+
+    name: str
+    source: Source
+    num_rows: int
+    records: list[Comparison]
+
+
+def read_comparisons(reading: Reading, sources: Mapping[str, Source | None]) -> dict[str, Measurable]:
+    """Option -> the rankings of its file; those of options without one are left out.
+
+    Raises:
+        ValueError: a file is wrong, or all that it holds ties.
+    """
+    found = {}
+    for name, source in sources.items():
+        if source is not None:
+            records = reading.read(source, Comparison, keep_all_tied=True)
+            found[name] = Measurable(name, source, len(records), records)
+            _check_untied(records, str(source))
+    return found
+
+
+def measurable(found: Measurable, scorer: ModelReward, reading: Reading) -> Measurable:
+    """The rankings that fit the reward model.
+
+    Raises:
+        ValueError: none does, all of those tie, or its context is too short.
+    """
+    records = fitting(found.records, [(scorer.tokenizer, scorer.format)], reading, found.name)
+    _check_untied(records, str(found.source))
+    _tokenized(scorer, records, reading, str(found.source))
+    return replace(found, records=records)
+
+
+def _check_untied(records: Sequence[Comparison], source: str) -> None:
+    if all(len(set(record.ranking)) == 1 for record in records):
+        raise ValueError(f"{source}: {NO_PAIR}")
+
+
+def _pairs(scorer: ModelReward, reading: Reading, found: Measurable) -> Pairs:
+    scored = score_comparisons(scorer, found.records, reading, str(found.source))
+    return untied_pairs(found.records, scored, str(found.source))
 
 
 def fitting(records: Sequence[R], readers: Sequence[tuple[Any, PromptFormat]], reading: Reading, what: str) -> list[R]:
@@ -85,9 +144,7 @@ def score_comparisons(
     scorer: ModelReward, records: Sequence[Comparison], reading: Reading, source: str
 ) -> list[Scored]:
     """Scores of every record's responses, each text once however many labelers ranked it."""
-    rankings = tokenize_comparisons(records, scorer.tokenizer, scorer.format, reading)
-    needs = {reading.shortened(): longest(rankings)}
-    check_context(scorer.model.model.config, f"the reward model, for {source}", needs)
+    rankings = _tokenized(scorer, records, reading, source)
     needed = {
         tuple(ids): ranking.num_prompt for ranking in rankings if len(set(ranking.ranking)) > 1 for ids in ranking.ids
     }
@@ -99,6 +156,13 @@ def score_comparisons(
         )
         for ranking in rankings
     ]
+
+
+def _tokenized(scorer: ModelReward, records: Sequence[Comparison], reading: Reading, source: str) -> list[Ranking]:
+    rankings = tokenize_comparisons(records, scorer.tokenizer, scorer.format, reading)
+    needs = {reading.shortened(): longest(rankings)}
+    check_context(scorer.model.model.config, f"the reward model, for {source}", needs)
+    return rankings
 
 
 def score_once(
@@ -159,7 +223,7 @@ def untied_pairs(records: Sequence[Comparison], scored: Sequence[Scored], source
             better, worse = (i, j) if record.ranking[i] < record.ranking[j] else (j, i)
             rows.append((own.scores[better] - own.scores[worse], own.lengths[better] - own.lengths[worse], *about))
     if not rows:
-        raise ValueError(f"{source}: no untied pair to measure the reward model on")
+        raise ValueError(f"{source}: {NO_PAIR}")
     margin, longer_by, prompt, source_of, labeler, num_k = map(np.array, zip(*rows, strict=True))
     return Pairs(margin, win_shares(longer_by), prompt, source_of, labeler, num_k, num_tied)
 
@@ -194,13 +258,15 @@ def _accuracy(pairs: Pairs, inside: np.ndarray, seed: int) -> dict[str, Any]:
     }
 
 
-def calibration(margins: np.ndarray) -> dict[str, Any]:
+def calibration(margins: np.ndarray, seed: int = 0) -> dict[str, Any]:
     """How often a model that is right with probability sigmoid(score difference) by its own account is right.
 
-    ``ece`` is the mean gap between the two over bins of the confidence, each weighed by its pairs.
+    ``ece`` is the mean gap between the two over bins of the confidence, each weighed by its pairs; ``ece_by_chance`` what it
+    would be in the mean if the account were true, each pair by itself: few pairs leave a gap in any case.
 
     Args:
         margins: [N] score of the better response minus score of the worse one.
+        seed: of the draws of ``ece_by_chance``.
     """
     right = win_shares(margins)
     confidence = 1 / (1 + np.exp(-np.abs(margins)))
@@ -213,9 +279,15 @@ def calibration(margins: np.ndarray) -> dict[str, Any]:
         }
         for i in sorted(set(place.tolist()))
     ]
+    rng = np.random.default_rng(seed)
+    by_chance = []
+    for _ in range(NUM_DRAWS):
+        gap = np.bincount(place, weights=(rng.random(len(margins)) < confidence) - confidence)
+        by_chance.append(np.abs(gap).sum() / len(margins))
     return {
         "bins": bins,
         "ece": float(sum(abs(b["confidence"] - b["accuracy"]) * b["count"] for b in bins) / len(margins)),
+        "ece_by_chance": float(np.mean(by_chance)),
     }
 
 

@@ -16,6 +16,8 @@ FEW = 30
 """With fewer prompts a bootstrap interval is too narrow, and is said to be."""
 RIDGE = 1e-2
 """Keeps the logistic regression finite where one side wins every time; moves a win rate of 500 prompts by 1e-5."""
+EITHER_WAY = 0.05
+"""So many responses must be no longer than the opponent's, and so many no shorter, to say what is left at equal lengths."""
 
 
 def bootstrap_ci(
@@ -62,8 +64,10 @@ def length_controlled_win_rate(
     groups: Sequence[int] | None = None,
     num: int = NUM_RESAMPLES,
     seed: int = 0,
-) -> tuple[float, list[float]]:
+) -> tuple[float, list[float]] | tuple[None, None]:
     """The win rate that is left at equal lengths, and its 95 % interval over prompts.
+
+    None where there is next to nothing at equal lengths or on one side of them (``EITHER_WAY``): it would be an extrapolation.
 
     A logistic regression of the wins on tanh(length difference / its standard deviation), read at difference 0: AlpacaEval's
     length control (Dubois et al., 2024) without its term per prompt. Where the chance to win is a
@@ -76,6 +80,8 @@ def length_controlled_win_rate(
         num: resamples.
         seed: of the resampling.
     """
+    if min(np.mean(longer_by <= 0), np.mean(longer_by >= 0)) < EITHER_WAY:
+        return None, None
     spread = float(np.std(longer_by))
     x = np.tanh(longer_by / spread) if spread > 0 else np.zeros(len(wins))
     index = np.arange(len(wins)) if groups is None else np.unique(groups, return_inverse=True)[1]

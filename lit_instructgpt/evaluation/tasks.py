@@ -6,13 +6,12 @@ own prompt format: so did the paper's and so do lm-evaluation-harness', with who
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from lit_instructgpt.evaluation.benchmark_files import Question, SentencePair, Story
+from lit_instructgpt.evaluation.benchmark_files import Question, SentencePair, Story, clean
 from lit_instructgpt.evaluation.choices import Continuation, continuation_logprobs
 from lit_instructgpt.evaluation.policies import Evaluated
 from lit_instructgpt.evaluation.statistics import bootstrap_ci, pair_entropy
@@ -44,8 +43,6 @@ QA_PAIRS = (
     ("Where were the 1992 Olympics held?", "The 1992 Olympics were held in Barcelona, Spain."),
 )
 """The QA prompt of the TruthfulQA repository (presets), which the paper and lm-evaluation-harness use."""
-
-BRACKETS = re.compile(r"\[.*?\]")
 
 
 def mean_with_ci(values: Sequence[float]) -> dict[str, Any]:
@@ -92,14 +89,6 @@ def truthfulqa(model: Evaluated, questions: Sequence[Question], prompt: Truthful
         mc2.append(float(shares[:num].sum() / shares.sum()))
     metrics = {"true_by_average": by_average, "mc1": mc1, "mc2": mc2}
     return {name: mean_with_ci(values) for name, values in metrics.items()} | {"num_cut": num_cut(found)}
-
-
-def clean(text: str) -> str:
-    """Text of HellaSwag without the marks of WikiHow, as lm-evaluation-harness has it.
-
-    A title becomes a sentence of its own, all else in square brackets goes, and two spaces become one.
-    """
-    return BRACKETS.sub("", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
 
 def hellaswag_context(story: Story) -> str:

@@ -82,8 +82,9 @@ def _calibration(calibration: Mapping[str, Any], of: str = "") -> Markup:
             bins.append((confidence, accuracy, count))
     if not bins:
         return NOTHING
-    ece = number(calibration.get("ece"))
-    note = f"Expected calibration error {percent(ece, 1)}. " if ece is not None else ""
+    ece, by_chance = number(calibration.get("ece")), number(calibration.get("ece_by_chance"))
+    chance = f" ({percent(by_chance, 1)} by chance, were its confidence right)" if by_chance is not None else ""
+    note = f"Expected calibration error {percent(ece, 1)}{chance}. " if ece is not None else ""
     return figure(
         f"Calibration: {of}" if of else "Calibration",
         calibration_chart(sorted(bins)),
