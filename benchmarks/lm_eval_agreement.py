@@ -230,20 +230,23 @@ def measure(directory: str, data: Path, num: int) -> tuple[list[Row], dict[str, 
 def table(report: dict[str, Any]) -> str:
     """For docs/evaluation.md."""
     lines = [
-        "| lm-evaluation-harness | its value | `benchmark` | its value | n | largest gap of a log-probability, relative |",
+        "| lm-evaluation-harness | its value | `benchmark` | its value | n "
+        "| largest relative gap of a log-probability (of how many) |",
         "|---|---|---|---|---|---|",
     ]
     for row in report["rows"]:
         lines.append(
             f"| {row['task']}, {row['figure']} | {row['lm_eval']:.7f} | {row['ours']} | {row['benchmark']:.7f} | {row['n']} | "
-            f"{row['largest_gap']:.1e} of {row['num_choices']} |"
+            f"{row['largest_gap']:.1e} ({row['num_choices']}) |"
         )
     rounding = report["rounding"]
     about = (
         f"`{report['command']}`: {report['model']} in float32, the first {report['rows'][0]['n']} items of each file, lm_eval "
-        f"{report['versions']['lm_eval']}, torch {report['versions']['torch']}; {report['hardware']}. From the same model in "
-        f"float64 {rounding['num_choices']} of the log-probabilities differ by up to {rounding['benchmark']:.1e} (`benchmark`) "
-        f"and {rounding['lm_eval']:.1e} (the harness), relative: what the two differ by is rounding."
+        f"{report['versions']['lm_eval']}, torch {report['versions']['torch']}; {report['hardware']}. "
+        f"{rounding['num_choices']} of the log-probabilities were computed in float64 too: from those `benchmark`'s differ by at "
+        f"most {rounding['benchmark']:.1e} and the harness' by {rounding['lm_eval']:.1e}, relative: what the two differ by is "
+        f"rounding. The command fails where a figure differs by more than {FIGURE:g} of it (of 1, below 1), or a log-probability "
+        f"by more than {LOGPROB:g} of it."
     )
     return "\n".join([*lines, "", about])
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):
@@ -44,8 +45,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/paper"), help="where everything is trained")
     parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="commands at a time")
     parser.add_argument("--only", nargs="+", help="jobs to do, and what they need, for instance 0/ppo_ptx")
+    parser.add_argument(
+        "--judge",
+        action="store_true",
+        help="train nothing: judge the measures of the results anew, by the rules of now",
+    )
     parser.add_argument("--out", type=Path, help=f"default: {OUT.relative_to(ROOT)}, for seeds {SEEDS} alone")
     args = parser.parse_args(argv)
+    if args.judge:
+        judge_again(args.out or OUT)
+        return
     if args.out is None and tuple(args.seeds) != SEEDS and not args.only:
         parser.error(f"--seeds: what is published is of {SEEDS}; give --out FILE for others")
     os.chdir(ROOT)
@@ -89,7 +98,17 @@ def main(argv: list[str] | None = None) -> None:
         "seconds": {name: seconds for name, seconds in ledger.seconds().items() if int(name.split("/")[0]) in args.seeds},
         "measures": measures,
     }  # fmt: skip
-    out = args.out or OUT
+    write(report, args.out or OUT)
+
+
+def judge_again(file: Path) -> None:
+    """The claims of a results file by the rules of now, from the measures that it holds."""
+    report = json.loads(file.read_text(encoding="utf-8"))
+    write({**report, "claims": evaluate_claims(report["measures"])}, file)
+
+
+def write(report: dict[str, Any], out: Path) -> None:
+    """Writes and shows the claims."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(claims_table(report))

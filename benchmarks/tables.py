@@ -11,7 +11,9 @@ from benchmarks.fault_scenarios import TITLES
 from benchmarks.gpu_checks import table as gpu_checks_table
 from benchmarks.lm_eval_agreement import table as agreement_table
 from benchmarks.memory import table as memory_table
+from benchmarks.paper.curves import overoptimization_svg
 from benchmarks.paper.results import claims_table, figures_tables
+from benchmarks.paper_overlap import table as overlap_table
 from benchmarks.quantized import table as quantized_table
 from benchmarks.targets import table as target_table
 from benchmarks.throughput import phase_table
@@ -55,7 +57,7 @@ def miniature(results: dict[str, Any]) -> str:
         f"(the longer answer: {median(r['length_baseline'] for r in rm):.1%}; two labelers agree on "
         f"{median(a['training'] for a in agreement):.1%}). "
         f"{median(run['seconds']['total'] for run in runs):.0f} s in all on {runs[0]['hardware']}, torch {version['torch']}. "
-        f"All findings that the demo checks hold with {held} of {len(runs)} seeds.",
+        f"The demo's checks (`data/miniature/seeds.py`; not the constraint) all hold with {held} of {len(runs)} seeds.",
     ]
     return "\n".join(lines)
 
@@ -76,20 +78,26 @@ def real_data(results: dict[str, Any]) -> str:
 
 def reward_model_table(results: dict[str, Any]) -> str:
     """Pair accuracies per source."""
-    lines = [
-        "| human rankings | pairs | reward model (95 % CI) | above the longer answer by | above a bag of words by |",
-        "|---|---|---|---|---|",
-    ]
+    lines = [f"| human rankings | pairs | reward model (95 % CI) | {BASELINES} |", "|---|---|---|---|---|"]
     for name, row in results["reward_model"].items():
         low, high = row["rm"]["ci95"]
-        cells = [f"{name} | {row['num_pairs']} | {row['rm']['accuracy']:.1%} ({low:.1%} to {high:.1%})"]
-        for key in ("length_baseline", "bag_of_words_baseline"):
-            low, high = row[key]["ci95_of_difference"]
-            cells.append(
-                f"{100 * row[key]['rm_minus_this']:.1f} ({100 * low:.1f} to {100 * high:.1f}) of {row[key]['accuracy']:.1%}"
-            )
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(
+            f"| {name} | {row['num_pairs']} | {row['rm']['accuracy']:.1%} ({low:.1%} to {high:.1%}) | {_baselines(row)} |"
+        )
     return "\n".join(lines)
+
+
+BASELINES = "longer answer; reward model less it, points | bag of words; reward model less it, points"
+
+
+def _baselines(row: dict[str, Any]) -> str:
+    """The two cells of ``BASELINES``: how often a baseline is right, and the difference with its interval."""
+    cells = []
+    for key in ("length_baseline", "bag_of_words_baseline"):
+        low, high = row[key]["ci95_of_difference"]
+        difference = f"{100 * row[key]['rm_minus_this']:+.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        cells.append(f"{row[key]['accuracy']:.1%}; {difference}")
+    return " | ".join(cells)
 
 
 def real_data_figures(results: dict[str, Any]) -> str:
@@ -110,7 +118,7 @@ def real_data_figures(results: dict[str, Any]) -> str:
     for name, row in results["policies"].items():
         low, high = row["ci95"]
         policies.append(
-            f"| {name} | {row['win_rate_vs_sft']:.3f} ({low:.3f} to {high:.3f}) | {row['length_controlled_win_rate']:.3f} | "
+            f"| {name} | {row['win_rate_vs_sft']:.3f} ({low:.3f} to {high:.3f}) | {_at_equal_lengths(row)} | "
             f"{row['rm_score']:.3f} | {row['kl_to_init']:.3f} | {row['text_loss']:.3f} | {row['response_tokens']:.1f} | "
             f"{row['repetition']:.3f} | {row['stop_rate']:.3f} |"
         )
@@ -137,25 +145,24 @@ def real_data_figures(results: dict[str, Any]) -> str:
     )
 
 
+def _at_equal_lengths(row: dict[str, Any]) -> str:
+    rate = row["length_controlled_win_rate"]
+    return "-" if rate is None else f"{rate:.3f}"
+
+
 def rm_learning_curve(results: dict[str, Any]) -> str:
     """Reward models on more and more real rankings, beside their baselines."""
     lines = [
-        "| human rankings | trained on, all | of its source | reward model (95 % CI) | above the longer answer by "
-        "| above a bag of words by |",
+        f"| human rankings | trained on, all | of its source | reward model (95 % CI) | {BASELINES} |",
         "|---" * 6 + "|",
     ]
     for name in results["sources"]:
         for row in results["curve"]:
             found = row["sources"][name]
             low, high = found["rm"]["ci95"]
-            above = [
-                f"{100 * found[key]['rm_minus_this']:.1f} ({100 * found[key]['ci95_of_difference'][0]:.1f} to "
-                f"{100 * found[key]['ci95_of_difference'][1]:.1f}) of {found[key]['accuracy']:.1%}"
-                for key in ("length_baseline", "bag_of_words_baseline")
-            ]
             lines.append(
                 f"| {name} | {row['num_rankings']} | {row['by_source'].get(name, 0)} | "
-                f"{found['rm']['accuracy']:.1%} ({low:.1%} to {high:.1%}) | {above[0]} | {above[1]} |"
+                f"{found['rm']['accuracy']:.1%} ({low:.1%} to {high:.1%}) | {_baselines(found)} |"
             )
     said = []
     for name, row in results["sources"].items():
@@ -345,6 +352,11 @@ def paper_figures(results: dict[str, Any]) -> str:
     return figures_tables(results)
 
 
+def paper_overlap(results: dict[str, Any]) -> str:
+    """How many test prompts were trained on."""
+    return overlap_table(results)
+
+
 def lm_eval_agreement(results: dict[str, Any]) -> str:
     """The harness' figures beside ours."""
     return agreement_table(results)
@@ -367,7 +379,7 @@ def real_evaluation(results: dict[str, Any]) -> str:
         name = ", ".join(part for part in (task, variant, key) if part)
         lines.append(f"| {name}, n = {rows[0]['n']} | {' | '.join(cells)} |")
     pairs = [
-        "| human pairs | rankings | pairs | ties | reward model (95 % CI) | longer answer | calibration error "
+        "| human pairs | rankings | pairs | ties | reward model (95 % CI) | longer answer | calibration error; by chance "
         "| labelers with one another; reward model with them |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -379,17 +391,21 @@ def real_evaluation(results: dict[str, Any]) -> str:
         among = with_people(people["labelers"], people["models"]["rm"]) if people else "one ranking a pair"
         pairs.append(
             f"| {name} | {row['measured']} of {num_rankings} | {row['num_pairs']} | {row['num_tied']} "
-            f"| {row['pair_accuracy']:.1%} ({low:.1%} to {high:.1%}) | {row['length_baseline']:.1%} | {row['ece']:.3f} "
-            f"| {among} |"
+            f"| {row['pair_accuracy']:.1%} ({low:.1%} to {high:.1%}) | {row['length_baseline']:.1%} "
+            f"| {row['ece']:.3f}; {row['ece_by_chance']:.3f} | {among} |"
         )
         for source, part in row["per_source"].items() if len(row["per_source"]) > 1 else ():
             if part["num_pairs"] < FEW_PAIRS:
                 continue
             low, high = part["ci95"]
             pairs.append(
-                f"| {source} | | {part['num_pairs']} | | {part['accuracy']:.1%} ({low:.1%} to {high:.1%}) "
+                f"| {name}: {source} | | {part['num_pairs']} | | {part['accuracy']:.1%} ({low:.1%} to {high:.1%}) "
                 f"| {part['length_baseline']:.1%} | | |"
             )
+    above = [name for name, row in reward["pairs"].items() if row["ci95"][0] > row["length_baseline"]]
+    lengths = (
+        f"The reward model's interval lies above the longer answer's share on: {', '.join(above) or 'none of them'}."
+    )
     scores = reward["outputs"]["models"]["rm"]
     order = reward["outputs"]["order"]["models"]["rm"]
     systems = ["| system | mean score (95 % CI) | outputs | words of an output |", "|---|---|---|---|"]
@@ -414,7 +430,7 @@ def real_evaluation(results: dict[str, Any]) -> str:
         "| people's rankings | system | preferred to | share (95 % CI) | rankings | prompts |",
         "|---|---|---|---|---|---|",
     ]
-    for name, found in results.get("rankings", {}).items():
+    for name, found in results["rankings"].items():
         for system, row in found["systems"].items():
             low, high = row["ci95"]
             preferred.append(
@@ -426,24 +442,21 @@ def real_evaluation(results: dict[str, Any]) -> str:
         f"`{results['command']}`, {_where(results)}. Minutes: {minutes}. Drawn by chance, seed {results['seed']}: "
         f"{drawn}; Winogender whole. The reward model reads {MAX_RESPONSE_TOKENS} tokens of a reply; "
         f"rankings whose prompt is over its limit are left out. "
-        f"Sources of fewer than {FEW_PAIRS} pairs have no row of their own ({num_few}); the JSON has them."
+        f"Parts of a file with fewer than {FEW_PAIRS} pairs, as most of tulu1's, have no row ({num_few}); the JSON has them."
     )
     tables = ["\n".join(rows) for rows in (lines, pairs, systems)]
-    found = [tables[0], *scorer(results), *tables[1:], said]
-    return "\n\n".join([*found, *(["\n".join(preferred)] if "rankings" in results else []), how])
+    return "\n\n".join([tables[0], scorer(results), tables[1], lengths, tables[2], said, "\n".join(preferred), how])
 
 
-def scorer(results: dict[str, Any]) -> list[str]:
+def scorer(results: dict[str, Any]) -> str:
     """What scored the continuations, and how well it knows scores that it had not seen."""
-    told = results.get("toxicity_classifier")
-    if told is None:
-        return []
+    told = results["toxicity_classifier"]
     unseen = told["held_out"]
-    return [
+    return (
         f"Toxicity is by the classifier that `toxicity_classifier` trained on {told['num_train']:,} of the file's scored "
         f"continuations: on {told['num_held_out']} others its scores correlate with theirs at {unseen['correlation']:.2f}, AUC "
         f"{unseen['auc']:.2f}. It compares models, and is no measure of the paper's."
-    ]
+    )
 
 
 def with_people(labelers: dict[str, Any], model: dict[str, Any]) -> str:
@@ -462,7 +475,7 @@ def taken(name: str, row: dict[str, Any]) -> str:
 
 PLACES = {
     "README.md": (miniature, paper_in_miniature, real_data),
-    "docs/results.md": (paper_figures, real_data_figures, rm_learning_curve, real_evaluation),
+    "docs/results.md": (paper_figures, paper_overlap, real_data_figures, rm_learning_curve, real_evaluation),
     "docs/evaluation.md": (lm_eval_agreement,),
     "docs/scale.md": (quantized, two_processes, memory, gpu_checks),
     "docs/checkpoints.md": (faults,),
@@ -480,7 +493,12 @@ PLACES = {
 }
 """File -> what it shows; each from the result of the same name, or of that in `SHARED`."""
 
-SHARED = {"targets": "throughput", "paper_figures": "paper_in_miniature", "real_data_figures": "real_data"}
+DRAWINGS = {"docs/overoptimization.svg": overoptimization_svg}
+
+SHARED = {
+    "targets": "throughput", "paper_figures": "paper_in_miniature", "real_data_figures": "real_data",
+    "overoptimization_svg": "paper_in_miniature",
+}  # fmt: skip
 
 
 def main() -> None:
@@ -493,6 +511,11 @@ def main() -> None:
                 text = fill(text, table.__name__, table(json.loads(results.read_text(encoding="utf-8"))))
                 print(f"{file}: {table.__name__} from {results}")
         Path(file).write_text(text, encoding="utf-8")
+    for file, draw in DRAWINGS.items():
+        results = RESULTS / f"{SHARED[draw.__name__]}.json"
+        if results.is_file():
+            Path(file).write_text(draw(json.loads(results.read_text(encoding="utf-8"))), encoding="utf-8")
+            print(f"{file}: from {results}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from miniature.webtext import PAGE_HEADS, documents
 from safetensors.torch import save_file
 
 from benchmarks.paper import claims, measure
+from benchmarks.paper.curves import mean_curve, overoptimization_svg
 from benchmarks.paper.jobs import Job, Ledger, run
 from benchmarks.paper.measure import curve, forward_passes, head_to_head, parameters, preferences
 from benchmarks.paper.prompted import MAX_PREFIX_TOKENS, candidates
@@ -40,8 +42,9 @@ from benchmarks.paper.stages import (
     pairs_of,
     rank_whole,
 )
-from benchmarks.paper_in_miniature import commit
+from benchmarks.paper_in_miniature import OUT, commit
 from benchmarks.paper_in_miniature import main as paper_main
+from benchmarks.paper_overlap import main as overlap_main
 
 # ------------------------------------------------------------------ jobs
 
@@ -616,8 +619,78 @@ def test_the_table_has_every_claim_and_says_which_do_not_hold():
     lines = claims_table(report).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:12]] == [str(i) for i in range(1, 11)]
     assert [line.rsplit("|", 2)[1].strip() for line in lines[2:12]] == ["yes"] * 6 + ["no"] + ["yes"] * 3
-    assert "9 of 10 hold; `python x.py`, seeds 1, 2, commit 0123abc, 61 minutes on 2 CPU cores" in lines[-1]
+    assert "9 of 10 hold; `python x.py`, seeds 1, 2, trained at commit 0123abc, 61 minutes on 2 CPU cores" in lines[-1]
     whole = figures_tables(report)
     assert all(f"| {name} |" in whole for row in rows for name in row["figures"])
     assert whole.count("**it does not**") == 1
     assert "| PPO-ptx preferred to the larger base model | 0.8 (" in whole
+
+
+def test_the_published_claims_are_what_the_rules_of_now_make_of_the_published_measures():
+    report = json.loads(OUT.read_text(encoding="utf-8"))
+    assert json.loads(json.dumps(claims.evaluate_claims(report["measures"]))) == report["claims"]
+
+
+def test_measures_are_judged_anew_without_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    published = json.loads(OUT.read_text(encoding="utf-8"))
+    file = tmp_path / "r.json"
+    file.write_text(json.dumps({**published, "claims": []}), encoding="utf-8")
+    paper_main(["--judge", "--out", str(file)])
+    assert json.loads(file.read_text(encoding="utf-8")) == published
+    assert "of 10 hold" in capsys.readouterr().out
+
+
+def test_steps_stand_in_their_order_however_a_file_has_them():
+    row = copy.deepcopy(SEEDS[0])
+    size = str(GOLD_RM_PROMPTS[0])
+    row["over"][size] = dict(sorted(row["over"][size].items()))
+    assert list(row["over"][size])[1:4] == ["step_1", "step_10", "step_2"]
+    assert claims.overoptimization_curve(row, GOLD_RM_PROMPTS[0])["d"].tolist() == pytest.approx(
+        [0.5 * i for i in range(1, 11)]
+    )
+
+
+def test_the_drawing_has_the_means_over_seeds():
+    found = mean_curve(SEEDS, "best of n", GOLD_RM_PROMPTS[0])
+    assert found["d"].tolist() == pytest.approx([0, 0.44, 0.8, 1.1, 1.36, 1.58, 1.78])
+    peaks = [0.9 + 0.002 * (seed - 3) for seed in range(1, 6)]
+    assert found["gold"][3] == pytest.approx(sum(1.1 * (1 - 1.1 / (2 * peak)) for peak in peaks) / 5)
+    drawn = ElementTree.fromstring(overoptimization_svg({"measures": SEEDS}))
+    lines = drawn.findall("{http://www.w3.org/2000/svg}polyline")
+    assert len(lines) == 2 * len(GOLD_RM_PROMPTS) * 2, "two ways; gold and proxy of each size"
+    for line, way in ((lines[0], "PPO"), (lines[2 * len(GOLD_RM_PROMPTS)], "best of n")):
+        x, y = np.array([point.split(",") for point in line.get("points", "").split()], float).T
+        curve = mean_curve(SEEDS, way, GOLD_RM_PROMPTS[0])
+        assert np.corrcoef(x, curve["d"])[0, 1] == pytest.approx(1, abs=1e-3)
+        assert np.corrcoef(y, curve["gold"])[0, 1] == pytest.approx(-1, abs=1e-3), "up is more"
+
+
+def test_test_prompts_that_were_trained_on_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    gold = {
+        "closed": False, "constraint": None, "courteous": False, "list": None, "max_words": 34, "min_required": 1,
+        "require": ["soup"], "scope": ["food"], "slots": {"food": "soup"}, "task": "ad", "use_case": "generation",
+    }  # fmt: skip
+    good, bad = "Come to us and try the best soup in town!", ""
+    answers = {"a": (good, bad), "b": (bad, good), "c": (good, good), "d": (good, bad)}  # PPO-ptx, SFT
+    data = tmp_path / "seed-1/data"
+    data.mkdir(parents=True)
+    rows = [
+        {"prompt": name, "gold": gold, "systems": ["ppo_ptx", "sft"], "responses": list(both)}
+        for name, both in answers.items()
+    ]
+
+    def write(path: Path, lines: list[dict[str, Any]]) -> None:
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+    write(tmp_path / "seed-1/responses.jsonl", rows)
+    write(data / "prompts_main.test.jsonl", [{"prompt": name} for name in "abefgh"])
+    for file, names in (("demonstrations", "b"), ("prompts_rm", "cx"), ("prompts_ppo", "y")):
+        write(data / f"{file}.train.jsonl", [{"prompt": name} for name in names])
+    overlap_main(["--work", str(tmp_path), "--seeds", "1", "--out", str(tmp_path / "o.json")])
+    found = json.loads((tmp_path / "o.json").read_text())
+    assert found["per_seed"]["1"] == {
+        "seen_main": pytest.approx(1 / 6), "seen_others": 0.5, "win_rate_seen": 0.25, "win_rate_unseen": 1.0,
+    }  # fmt: skip
+    assert "| on the prompts that do not | 1 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"no responses\.jsonl in .*seed-2: run paper_in_miniature\.py before"):
+        overlap_main(["--work", str(tmp_path), "--seeds", "1", "2"])

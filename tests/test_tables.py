@@ -164,7 +164,8 @@ def test_the_evaluations_on_public_files():
     sources = {name: {"accuracy": 0.6, "ci95": [0.5, 0.7], "num_pairs": num, "length_baseline": 0.5}
                for name, num in (("many", 10), ("few", 9))}  # fmt: skip
     pairs = {"pair_accuracy": 0.6, "ci95": [0.5, 0.7], "num_pairs": 18, "num_tied": 2, "num_prompts": 19,
-             "length_baseline": 0.55, "per_source": sources, "calibration": {"ece": 0.125}, "left": "out"}  # fmt: skip
+             "length_baseline": 0.55, "per_source": sources, "left": "out",
+             "calibration": {"ece": 0.125, "ece_by_chance": 0.09}}  # fmt: skip
     scores = {
         name: {"score": i / 2, "ci95": [0.0, 1.0], "num_outputs": 19, "num_empty": 0} for i, name in enumerate(ORDER)
     }
@@ -192,12 +193,12 @@ def test_the_evaluations_on_public_files():
         "2",
         "60.0% (50.0% to 70.0%)",
         "55.0%",
-        "0.125",
+        "0.125; 0.090",
         "75.0% (50.0% to 100.0%); 62.5% (25.0% to 87.5%), 12 pairs",
     ]
     assert cells(page, ORDER[2])[1:] == ["1.000 (0.000 to 1.000)", "19", "2"]
-    assert cells(page, "many")[2] == "10"
-    assert "| few |" not in page, "nine pairs say nothing of a source"
+    assert cells(page, "tulu1: many")[2] == "10"
+    assert "few |" not in page, "nine pairs say nothing of a source"
     assert "rises at 50.0% of the prompts (40.0% to 60.0%; by chance 16.7 %)" in page
     assert "have no row of their own (1)" in page
     assert "20 of 99 of tulu1 (3 with one reply twice left out)" in page

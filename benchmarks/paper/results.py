@@ -33,13 +33,15 @@ def figures_tables(report: dict[str, Any]) -> str:
 
 
 def shown(value: dict[str, Any]) -> str:
-    """A mean with its interval."""
-    ends = ["unknown" if end is None else f"{end:.3g}" for end in value["ci95"]]  # of a single seed
+    """A mean with its interval; a number alone, if it has none (a count, or a mean of a single seed)."""
+    if None in value["ci95"]:
+        return f"{value['mean']:.3g}"
+    ends = [f"{end:.3g}" for end in value["ci95"]]
     return f"{value['mean']:.3g} ({' to '.join(ends)})"
 
 
 def _where(report: dict[str, Any]) -> str:
-    commit = f"commit {report['commit']}, " if report.get("commit") else ""
+    commit = f"trained at commit {report['commit']}, " if report.get("commit") else ""
     return (
         f"`{report['command']}`, seeds {', '.join(map(str, report['seeds']))}, {commit}{report['minutes']:.0f} minutes on "
         f"{report['hardware']}, torch {report['versions']['torch']}"
