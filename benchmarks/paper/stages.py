@@ -61,13 +61,14 @@ def options_of(arm: dict[str, float]) -> tuple[str, ...]:
 
 
 LARGE = (
-    "--model.model.config.hidden_size", "256", "--model.model.config.num_hidden_layers", "6",
-    "--model.model.config.intermediate_size", "1024", "--model.optimizer.init_args.lr", "0.002",
+    "--model.model.config.hidden_size", "192", "--model.model.config.num_hidden_layers", "6",
+    "--model.model.config.intermediate_size", "768", "--model.optimizer.init_args.lr", "0.002",
 )  # fmt: skip
-"""The larger pretrained model; counted in parameters by `claims`. It reads the text as often as the policies' base."""
+"""The larger pretrained model; counted in parameters by `claims`."""
 
-BASE_EPOCHS = 2
-"""Of both pretrained models: what a prefix calls up comes with the second."""
+BASE_EPOCHS, LARGE_EPOCHS = 2, 3
+"""Of the pretrained models: what a prefix calls up comes with the second. With as many as the smaller one the larger one predicts
+text no better, and would be a weak opponent."""
 
 SFT_EPOCHS = 16
 """The paper's (section 3.5); the SFT model is the epoch of the highest reward-model score, as there."""
@@ -89,15 +90,16 @@ GOLD_RM_PROMPTS = (60, 480, 3840)
 BEST_OF = 64
 BEST_OF_PROMPTS = 200
 OVER_PROMPTS = 300
-OVER_LR = 0.00025
-"""Of the runs without a KL penalty, whose weights are kept after every iteration: a slower course shows where gold turns."""
+OVER_LR, OVER_EVERY = 0.0005, 2
+"""Of the runs without a KL penalty, whose weights are kept after every second iteration. At half this rate many end before
+gold has turned, where the reward model has learned from the most prompts."""
 
 RANKINGS = 5
 """Times as many ranked prompts as the demo has: then they are to demonstrations as the paper's 33k to 13k."""
 
 PAIR_PROMPTS = 500
 """Prompts of the comparison of shuffled pairs with whole rankings, which ranks all of their outputs (K up to 9, 8 at least). The
-reward model is of the larger size: as the paper's, about five times the policy's."""
+reward model is of the larger size: as the paper's, several times the policy's."""
 
 MIN_WHOLE = 8
 """Different outputs that a prompt of that comparison has at least."""
@@ -121,7 +123,10 @@ MAIN = ("base", "sft", "init", "ppo", "ppo_ptx")
 """Models of the main comparison, on more prompts than the sweeps: differences of a few percent are to be seen."""
 
 NUM_MAIN = 1600
-"""Prompts of customers that no stage has seen: those for PPO, then those for the reward model."""
+"""Prompts of customers that no stage has seen, in words that none has: those for PPO, then those for the reward model."""
+
+TRAINED_ON = ("demonstrations", "prompts_rm", "prompts_ppo")
+"""Files of prompts whose training split some stage sees."""
 
 SCORE_SAMPLES = 6
 """Responses to each validation prompt by whose reward-model score an epoch is selected."""
@@ -139,6 +144,12 @@ def first(rows: list[Row], num: int, what: str) -> list[Row]:
     if len(rows) < num:
         raise ValueError(f"{num} {what} are wanted, there are {len(rows)}")
     return rows[:num]
+
+
+def unseen(rows: list[Row], folder: Path) -> list[Row]:
+    """Those whose prompt stands in no training file of the folder: customers of so small a world may write the same thing."""
+    seen = {row["prompt"] for name in TRAINED_ON for row in read(folder / f"{name}.train.jsonl")}
+    return [row for row in rows if row["prompt"] not in seen]
 
 
 class Seed:
@@ -210,7 +221,11 @@ class Seed:
                      "--seed", str(self.seed))  # fmt: skip
         for split in ("train", "valid"):
             os.replace(f"{out}/collected/raw/text.{split}.jsonl", f"{out}/data/text.{split}.jsonl")
-        rows = [row for kind in ("ppo", "rm") for row in read(self.out / f"data/prompts_{kind}.test.jsonl")]
+        rows = []
+        for kind in ("ppo", "rm"):
+            file = self.out / f"data/prompts_{kind}.test.jsonl"
+            write(file, unseen(read(file), self.out / "data"))
+            rows += read(file)
         write(self.main_prompts, first(rows, NUM_MAIN, "prompts of the main comparison"))
 
     @property
@@ -308,7 +323,7 @@ class Seed:
         """PPO against it without KL penalty or text, its weights kept along the way."""
         overlay = {
             "trainer": {
-                "val_check_interval": 1,
+                "val_check_interval": OVER_EVERY,
                 "limit_val_batches": 1,
                 "callbacks": [
                     {"class_path": EXPORT, "init_args": {"every": 1}},
@@ -394,7 +409,7 @@ class Seed:
         found = [
             self.job("data", (), self.data, "collected", "data"),
             self.trained("base", ("data",), ("base",), "--trainer.max_epochs", str(BASE_EPOCHS)),
-            self.trained("large", ("data",), ("base",), *LARGE, "--trainer.max_epochs", str(BASE_EPOCHS)),
+            self.trained("large", ("data",), ("base",), *LARGE, "--trainer.max_epochs", str(LARGE_EPOCHS)),
             self.trained("first_sft", ("base",), ("sft",)),
             self.job("samples", ("first_sft",), self.samples, "predict"),
             self.job("ranked", ("samples",), self.ranked),
