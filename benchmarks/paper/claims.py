@@ -505,8 +505,8 @@ CLAIMS = (
           overoptimization,
           "On seeds 6 to 10 this held. On seeds 11 to 16, whose runs start from 16 epochs in place of 12 or fewer, many fitted "
           "peaks of PPO lay at the run's end, and most data were not surely further out than least; since then the runs have "
-          "twice the learning rate. A fitted peak at the end may lie further out: the mean of a size with such seeds is a lower "
-          "bound."),
+          "twice the learning rate, and more prompts. A fitted peak at the end may lie further out: the mean of a size with "
+          "such seeds is a lower bound."),
 )  # fmt: skip
 
 
