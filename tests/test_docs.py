@@ -154,9 +154,10 @@ def test_command(where: str, line: str, tmp_path: Path, monkeypatch: pytest.Monk
         return
     argv = [word.replace("configs/my/", "configs/") for word in words[1:]]
     assert argv[0] in (*cli.LIGHTNING_VERBS, *TOOLS), f"{where}: no verb {argv[0]}"
-    for block in blocks(text_of("docs/own-model.md"), "python"):
-        name = block.splitlines()[0].removeprefix("# ")
-        (tmp_path / name).write_text(block)
+    for file in ("docs/own-model.md", "docs/evaluation.md"):
+        for block in blocks(text_of(file), "python"):
+            name = block.splitlines()[0].removeprefix("# ")
+            (tmp_path / name).write_text(block)
     monkeypatch.syspath_prepend(str(tmp_path))
     allowed, _ = cli.take_options(argv)
     allow_imports(allowed)

@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.real_evaluation import ORDER, SHOWN, numbers, of_rankings, words_of_systems
 from benchmarks.tables import (
+    DRAWINGS,
     PLACES,
     SHARED,
     fill,
@@ -70,6 +71,9 @@ def test_the_pages_show_the_results_that_are_committed():
             if results.is_file():
                 found = json.loads(results.read_text(encoding="utf-8"))
                 assert fill(text, table.__name__, table(found)) == text, f"{file}: run python -m benchmarks.tables"
+    for file, draw in DRAWINGS.items():
+        found = json.loads(Path(f"benchmarks/results/{SHARED[draw.__name__]}.json").read_text(encoding="utf-8"))
+        assert Path(file).read_text(encoding="utf-8") == draw(found), f"{file}: run python -m benchmarks.tables"
 
 
 def test_the_reward_model_on_human_rankings():
@@ -78,10 +82,10 @@ def test_the_reward_model_on_human_rankings():
         "hh",
         "44",
         "66.1% (55.0% to 75.0%)",
-        "5.0 (4.0 to 6.0) of 50.0%",
-        "5.0 (4.0 to 6.0) of 50.0%",
+        "50.0%; +5.0 (4.0 to 6.0)",
+        "50.0%; +5.0 (4.0 to 6.0)",
     ]
-    assert cells(table, "oasst1")[3] == "-3.0 (-4.0 to -2.0) of 50.0%"
+    assert cells(table, "oasst1")[3] == "50.0%; -3.0 (-4.0 to -2.0)"
     assert "60 rankings to measure on, 96 to train on. Above both baselines: hh." in table
 
 
@@ -142,7 +146,7 @@ def test_a_learning_curve_says_what_size_it_took_or_would_take():
     page = rm_learning_curve(
         {**RESULTS, "command": "python x.py", "num_available": 5000, "commands": 2, "curve": curve, "sources": sources}
     )
-    assert cells(page, "hh | 400 | 400")[3:] == ["60.0% (55.0% to 75.0%)", *["6.0 (5.0 to 7.0) of 50.0%"] * 2]
+    assert cells(page, "hh | 400 | 400")[3:] == ["60.0% (55.0% to 75.0%)", *["50.0%; +6.0 (5.0 to 7.0)"] * 2]
     assert cells(page, "qa | 200 | 0")[3] == "50.0% (55.0% to 75.0%)", "none of its own among them"
     assert "- hh: above both baselines from 200 rankings on. Its 30 validation" in page
     by_line = (
@@ -200,7 +204,8 @@ def test_the_evaluations_on_public_files():
     assert cells(page, "tulu1: many")[2] == "10"
     assert "few |" not in page, "nine pairs say nothing of a source"
     assert "rises at 50.0% of the prompts (40.0% to 60.0%; by chance 16.7 %)" in page
-    assert "have no row of their own (1)" in page
+    assert "with fewer than 10 pairs, as most of tulu1's, have no row (1)" in page
+    assert "lies above the longer answer's share on: none of them." in page
     assert "20 of 99 of tulu1 (3 with one reply twice left out)" in page
     assert cells(page, "tulu1 | a")[2:] == ["b", "75.0% (60.0% to 90.0%)", "40", "30"]
     assert "trained on 4,475" in page
