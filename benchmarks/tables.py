@@ -392,7 +392,7 @@ def real_evaluation(results: dict[str, Any]) -> str:
         pairs.append(
             f"| {name} | {row['measured']} of {num_rankings} | {row['num_pairs']} | {row['num_tied']} "
             f"| {row['pair_accuracy']:.1%} ({low:.1%} to {high:.1%}) | {row['length_baseline']:.1%} "
-            f"| {row['ece']:.3f}; {by_chance(row)} | {among} |"
+            f"| {row['ece']:.3f}; {row['ece_by_chance']:.3f} | {among} |"
         )
         for source, part in row["per_source"].items() if len(row["per_source"]) > 1 else ():
             if part["num_pairs"] < FEW_PAIRS:
@@ -430,7 +430,7 @@ def real_evaluation(results: dict[str, Any]) -> str:
         "| people's rankings | system | preferred to | share (95 % CI) | rankings | prompts |",
         "|---|---|---|---|---|---|",
     ]
-    for name, found in results.get("rankings", {}).items():
+    for name, found in results["rankings"].items():
         for system, row in found["systems"].items():
             low, high = row["ci95"]
             preferred.append(
@@ -445,26 +445,18 @@ def real_evaluation(results: dict[str, Any]) -> str:
         f"Parts of a file with fewer than {FEW_PAIRS} pairs, as most of tulu1's, have no row ({num_few}); the JSON has them."
     )
     tables = ["\n".join(rows) for rows in (lines, pairs, systems)]
-    people = ["\n".join(preferred)] if "rankings" in results else []
-    return "\n\n".join([tables[0], *scorer(results), tables[1], lengths, tables[2], said, *people, how])
+    return "\n\n".join([tables[0], scorer(results), tables[1], lengths, tables[2], said, "\n".join(preferred), how])
 
 
-def by_chance(row: dict[str, Any]) -> str:
-    """The calibration error that so few pairs show by chance, where it was measured."""
-    return f"{row['ece_by_chance']:.3f}" if "ece_by_chance" in row else "not measured"
-
-
-def scorer(results: dict[str, Any]) -> list[str]:
+def scorer(results: dict[str, Any]) -> str:
     """What scored the continuations, and how well it knows scores that it had not seen."""
-    told = results.get("toxicity_classifier")
-    if told is None:
-        return []
+    told = results["toxicity_classifier"]
     unseen = told["held_out"]
-    return [
+    return (
         f"Toxicity is by the classifier that `toxicity_classifier` trained on {told['num_train']:,} of the file's scored "
         f"continuations: on {told['num_held_out']} others its scores correlate with theirs at {unseen['correlation']:.2f}, AUC "
         f"{unseen['auc']:.2f}. It compares models, and is no measure of the paper's."
-    ]
+    )
 
 
 def with_people(labelers: dict[str, Any], model: dict[str, Any]) -> str:
