@@ -22,11 +22,9 @@ from miniature.gold import Judge  # noqa: E402
 
 from benchmarks.paper.claims import figure  # noqa: E402
 from benchmarks.paper.results import shown  # noqa: E402
+from benchmarks.paper.stages import TRAINED_ON  # noqa: E402
 from benchmarks.paper_in_miniature import SEEDS, versions  # noqa: E402
 from lit_instructgpt.evaluation.statistics import win_shares  # noqa: E402
-
-TRAINED_ON = ("demonstrations", "prompts_rm", "prompts_ppo")
-"""Files of prompts whose training split some stage has seen."""
 
 OUT = ROOT / "benchmarks/results/paper_overlap.json"
 
@@ -89,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"paper_overlap: no responses.jsonl in {', '.join(missing)}: run paper_in_miniature.py before")
     rows = {seed: of_seed(folder) for seed, folder in folders.items()}
     report = {
-        "command": "python benchmarks/paper_overlap.py",
+        "command": " ".join(["python benchmarks/paper_overlap.py --seeds", *map(str, args.seeds)]),
         "seeds": list(rows),
         "versions": versions(),
         "figures": {name: figure([row[name] for row in rows.values()]).row() for name in TITLES},
