@@ -37,6 +37,10 @@ MEASURED_BY = [Path(__file__).parent / name for name in ("baselines.py", "real/f
 SCORED = {"cpu": 16, "cuda": 128}
 """Device -> replies scored at a time."""
 
+OUT = {"cpu": "benchmarks/results/real_data.json", "cuda": "benchmarks/results/real_data_gpu.json"}
+WORK = {"cpu": "runs/real_data", "cuda": "runs/real_data_gpu"}
+"""Device -> where the figures, and the selection and the runs go."""
+
 POLICY_KEYS = (
     "win_rate_vs_sft", "ci95", "length_controlled_win_rate", "rm_score", "kl_to_init", "text_loss", "response_tokens",
     "repetition", "stop_rate",
@@ -127,8 +131,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True,
                         help="folder with comparisons/, demonstrations/, prompts/, text/: see docs/data.md")  # fmt: skip
     parser.add_argument("--model", type=Path, default=Path("models/smollm2"), help="made by make smollm2")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/real_data.json"), help="JSON")
-    parser.add_argument("--work", type=Path, default=Path("runs/real_data"), help="selection and runs")
+    parser.add_argument("--out", type=Path, default=argparse.SUPPRESS,
+                        help=f"JSON (default: {OUT['cpu']}, with --device cuda {OUT['cuda']})")  # fmt: skip
+    parser.add_argument("--work", type=Path, default=argparse.SUPPRESS,
+                        help=f"selection and runs (default: {WORK['cpu']}, with --device cuda {WORK['cuda']})")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn, and of the stages")
     parser.add_argument("--size", choices=list(SIZES), default="hour",
                         help="trial: a few records; hour: what two CPU cores do in about an hour; all: for a GPU")  # fmt: skip
@@ -138,11 +144,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--until", choices=("sft", "rm", "ppo", "end"), default="end", help="stop behind it")
     args = parser.parse_args(argv)
+    out, work = (Path(getattr(args, name, places[args.device])) for name, places in (("out", OUT), ("work", WORK)))
     if not (args.model / "config.json").is_file():
         raise SystemExit(f"real_data: no model in {args.model}: run make smollm2 first, or give --model DIR")
     size = SIZES[args.size]
-    selection = select(args.data, args.work / "data", size, args.seed)
-    stages = Stages(args.work, args.model, args.seed, args.precision, args.device)
+    selection = select(args.data, work / "data", size, args.seed)
+    stages = Stages(work, args.model, args.seed, args.precision, args.device)
     stages.sft()
     if args.until == "sft":
         return
@@ -153,14 +160,14 @@ def main(argv: list[str] | None = None) -> None:
     if args.until == "ppo":
         return
     evaluation = json.loads(stages.evaluate().read_text(encoding="utf-8"))
-    figures = Figures(args.work, args.precision, args.device)
+    figures = Figures(work, args.precision, args.device)
     selected = sum(counts["train"] for counts in selection["comparisons"].values())
-    last = max(row["step"] for row in read(args.work / "rm/metrics.jsonl"))
+    last = max(row["step"] for row in read(work / "rm/metrics.jsonl"))
     num_train = min(last * RM_BATCH, selected)  # prompts over the limit were left out
-    last_export = args.work / "rm/export"
+    last_export = work / "rm/export"
     reward_model = figures.reward_model(last_export, baselines=True)
     show(reward_model)
-    curve = learning_curve(args.work / "rm", num_train, RM_BATCH, size.curve_part,
+    curve = learning_curve(work / "rm", num_train, RM_BATCH, size.curve_part,
                            lambda path: reward_model if path == last_export else figures.reward_model(path))  # fmt: skip
     seconds = {**stages.commands.seconds, "rm_figures": round(sum(figures.seconds.values()), 1)}
     options = "".join(f" --{name} {value}" for name, value, usual in
@@ -187,9 +194,9 @@ def main(argv: list[str] | None = None) -> None:
         "stages": stages.commands.lines,
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"written to {args.out}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"written to {out}")
 
 
 def show(reward_model: Row) -> None:

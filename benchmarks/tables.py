@@ -101,7 +101,18 @@ def _baselines(row: dict[str, Any]) -> str:
 
 
 def real_data_figures(results: dict[str, Any]) -> str:
-    """The reward model's course, and the policies; for docs/results.md."""
+    """The reward model's course, and the policies, with the rules of selection and the notes; for docs/results.md."""
+    notes = "\n".join(f"- {note}" for note in results["notes"])
+    rules = "\n".join(f"- {name}: {rule}" for name, rule in results["selection"]["rules"].items())
+    return f"{_course_and_policies(results)}\n\nSelected are:\n\n{rules}\n\n{notes}"
+
+
+def real_data_gpu(results: dict[str, Any]) -> str:
+    """The same of all records, on a GPU; rules and notes stand above."""
+    return _course_and_policies(results)
+
+
+def _course_and_policies(results: dict[str, Any]) -> str:
     sources = list(results["reward_model"])
     curve = [f"| rankings seen | {' | '.join(sources)} |", "|---" * (1 + len(sources)) + "|"]
     for row in results["learning_curve"]:
@@ -126,8 +137,6 @@ def real_data_figures(results: dict[str, Any]) -> str:
     taken = ", ".join(f"{name} {row['train']} rankings ({row['train_pairs']} pairs)" for name, row in counts.items())
     demos = ", ".join(f"{name} {row['train']}" for name, row in results["selection"]["demonstrations"].items())
     minutes = ", ".join(f"{name} {value / 60:.0f}" for name, value in results["seconds"].items())
-    notes = "\n".join(f"- {note}" for note in results["notes"])
-    rules = "\n".join(f"- {name}: {rule}" for name, rule in results["selection"]["rules"].items())
     ptx = results["policies"].get("ppo_ptx")
     said = ""
     if ptx is not None:
@@ -141,7 +150,7 @@ def real_data_figures(results: dict[str, Any]) -> str:
         f"`{results['command']}`, seed {results['seed']}, {results['hardware']}, torch {results['versions']['torch']}, "
         f"{results['precision']}. Selected for training: {taken}, of which {results['num_rankings_trained']} rankings are "
         f"within the limit of tokens; demonstrations: {demos}; "
-        f"{results['selection']['episodes']} episodes of PPO. Minutes: {minutes}.\n\nSelected are:\n\n{rules}\n\n{notes}"
+        f"{results['selection']['episodes']} episodes of PPO. Minutes: {minutes}."
     )
 
 
@@ -475,7 +484,14 @@ def taken(name: str, row: dict[str, Any]) -> str:
 
 PLACES = {
     "README.md": (miniature, paper_in_miniature, real_data),
-    "docs/results.md": (paper_figures, paper_overlap, real_data_figures, rm_learning_curve, real_evaluation),
+    "docs/results.md": (
+        paper_figures,
+        paper_overlap,
+        real_data_figures,
+        real_data_gpu,
+        rm_learning_curve,
+        real_evaluation,
+    ),
     "docs/evaluation.md": (lm_eval_agreement,),
     "docs/scale.md": (quantized, two_processes, memory, gpu_checks),
     "docs/checkpoints.md": (faults,),

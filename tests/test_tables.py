@@ -12,6 +12,7 @@ from benchmarks.tables import (
     fill,
     real_data,
     real_data_figures,
+    real_data_gpu,
     real_evaluation,
     rm_learning_curve,
 )
@@ -107,6 +108,7 @@ def test_the_course_of_the_reward_model_and_the_policies():
     assert "Minutes: sft 1, total 60." in page
     assert "- comparisons: the shortest" in page
     assert page.endswith("- a note")
+    assert page.startswith(f"{real_data_gpu(RESULTS)}\n\nSelected are:"), "rules and notes are said once"
 
 
 PREFERRED: dict[str, Any] = {

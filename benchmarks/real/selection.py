@@ -196,10 +196,12 @@ def converted(row: Row, source: str) -> Row:
 
 def select(data: Path, out: Path, size: Size, seed: int) -> Row:
     """Write the records that are used to ``out``; returns the counts and the rules."""
+    some = (
+        f"of at most {size.max_demonstration_chars} characters, by chance; at most {size.demonstrations[0]} of a file"
+    )
     report: Row = {"rules": {
         "comparisons": " ".join((select_comparisons.__doc__ or "").split("Usable:")[1].split()),
-        "demonstrations": f"without flag, of at most {size.max_demonstration_chars} characters, by chance; at most "
-                          f"{size.demonstrations[0]} of a file",
+        "demonstrations": f"without flag, {some if size.demonstrations[0] < ALL else 'all'}",
         "prompts": "all of split train for PPO; held-out ones by chance from split valid",
         "text": "pieces by chance; the loss is measured on books and articles of which none was trained on",
         "prompt": f"messages for the chat template, with the system line {SYSTEM!r}",
