@@ -13,7 +13,6 @@ from benchmarks.lm_eval_agreement import table as agreement_table
 from benchmarks.memory import table as memory_table
 from benchmarks.paper.curves import overoptimization_svg
 from benchmarks.paper.results import claims_table, figures_tables
-from benchmarks.paper_overlap import table as overlap_table
 from benchmarks.quantized import table as quantized_table
 from benchmarks.targets import table as target_table
 from benchmarks.throughput import phase_table
@@ -361,11 +360,6 @@ def paper_figures(results: dict[str, Any]) -> str:
     return figures_tables(results)
 
 
-def paper_overlap(results: dict[str, Any]) -> str:
-    """How many test prompts were trained on."""
-    return overlap_table(results)
-
-
 def lm_eval_agreement(results: dict[str, Any]) -> str:
     """The harness' figures beside ours."""
     return agreement_table(results)
@@ -486,7 +480,6 @@ PLACES = {
     "README.md": (miniature, paper_in_miniature, real_data),
     "docs/results.md": (
         paper_figures,
-        paper_overlap,
         real_data_figures,
         real_data_gpu,
         rm_learning_curve,

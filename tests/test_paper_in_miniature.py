@@ -46,7 +46,6 @@ from benchmarks.paper.stages import (
 from benchmarks.paper_in_miniature import OUT, commit
 from benchmarks.paper_in_miniature import SEEDS as PUBLISHED
 from benchmarks.paper_in_miniature import main as paper_main
-from benchmarks.paper_overlap import main as overlap_main
 
 # ------------------------------------------------------------------ jobs
 
@@ -671,37 +670,6 @@ def test_the_drawing_has_the_means_over_seeds():
         curve = mean_curve(SEEDS, way, GOLD_RM_PROMPTS[0])
         assert np.corrcoef(x, curve["d"])[0, 1] == pytest.approx(1, abs=1e-3)
         assert np.corrcoef(y, curve["gold"])[0, 1] == pytest.approx(-1, abs=1e-3), "up is more"
-
-
-def test_test_prompts_that_were_trained_on_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    gold = {
-        "closed": False, "constraint": None, "courteous": False, "list": None, "max_words": 34, "min_required": 1,
-        "require": ["soup"], "scope": ["food"], "slots": {"food": "soup"}, "task": "ad", "use_case": "generation",
-    }  # fmt: skip
-    good, bad = "Come to us and try the best soup in town!", ""
-    answers = {"a": (good, bad), "b": (bad, good), "c": (good, good), "d": (good, bad)}  # PPO-ptx, SFT
-    data = tmp_path / "seed-1/data"
-    data.mkdir(parents=True)
-    rows = [
-        {"prompt": name, "gold": gold, "systems": ["ppo_ptx", "sft"], "responses": list(both)}
-        for name, both in answers.items()
-    ]
-
-    def write(path: Path, lines: list[dict[str, Any]]) -> None:
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-
-    write(tmp_path / "seed-1/responses.jsonl", rows)
-    write(data / "prompts_main.test.jsonl", [{"prompt": name} for name in "abefgh"])
-    for file, names in (("demonstrations", "b"), ("prompts_rm", "cx"), ("prompts_ppo", "y")):
-        write(data / f"{file}.train.jsonl", [{"prompt": name} for name in names])
-    overlap_main(["--work", str(tmp_path), "--seeds", "1", "--out", str(tmp_path / "o.json")])
-    found = json.loads((tmp_path / "o.json").read_text())
-    assert found["per_seed"]["1"] == {
-        "seen_main": pytest.approx(1 / 6), "seen_others": 0.5, "win_rate_seen": 0.25, "win_rate_unseen": 1.0,
-    }  # fmt: skip
-    assert "| on the prompts that do not | 1 |" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match=r"no responses\.jsonl in .*seed-2: run paper_in_miniature\.py before"):
-        overlap_main(["--work", str(tmp_path), "--seeds", "1", "2"])
 
 
 def test_the_score_rises_by_its_slope_from_the_epoch_of_least_loss_on():
