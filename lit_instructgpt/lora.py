@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lit_instructgpt.run_seed import seed_of
 from lit_instructgpt.sharding import layers
 
 ADAPTER = "adapter"
@@ -35,13 +36,13 @@ class LoRA:
         rank: of their product.
         alpha: the product is scaled by alpha / rank.
         targets: last names of the layers that get one; None: all linear layers of the blocks.
-        seed: of their start, which changes nothing of the model.
+        seed: of their start, which changes nothing of the model; None: that of the run (``--seed_everything``).
     """
 
     rank: int = 16
     alpha: float = 32.0
     targets: list[str] | None = None
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0:
@@ -78,7 +79,7 @@ def add_adapters(model: Any, lora: LoRA) -> None:
         r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, fan_in_fan_out=turned
     )
     with torch.random.fork_rng():
-        torch.manual_seed(lora.seed)
+        torch.manual_seed(seed_of(lora.seed))
         inject_adapter_in_model(config, model)
 
 

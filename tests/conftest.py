@@ -89,6 +89,12 @@ def save(model: Any, tokenizer: Any, path: Path) -> str:
     return str(path)
 
 
+@pytest.fixture(autouse=True)
+def no_seed_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `seed_everything` leaves in the environment is not the next test's."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
 @pytest.fixture(params=list(SIZES))
 def family(request: pytest.FixtureRequest) -> str:
     """Every family in turn."""

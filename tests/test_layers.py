@@ -107,6 +107,7 @@ LOW = {
     "optim",
     "metrics",
     "hashes",
+    "run_seed",
     "ranks",
     "sharding",
     "eight_bit",
@@ -126,7 +127,7 @@ def test_the_middle_layers_import_nothing_above_them(name: str):
 
 @pytest.mark.parametrize("name", short("datamodules"))
 def test_data_modules_import_neither_modules_nor_models(name: str):
-    allowed = {"batch", "formatting", "hashes", "datamodules", *short("records"), *short("datamodules.")}
+    allowed = {"batch", "formatting", "hashes", "run_seed", "datamodules", *short("records"), *short("datamodules.")}
     assert {other.removeprefix(f"{NAME}.") for other in own(name)} <= allowed
 
 

@@ -21,6 +21,7 @@ from lit_instructgpt.datamodules.tokenizing import (
 )
 from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.records import Comparison, Demonstration
+from lit_instructgpt.run_seed import seed_of
 
 
 class ComparisonDataModule(NamedData):
@@ -35,7 +36,7 @@ class ComparisonDataModule(NamedData):
         keep_all_tied: keep rankings that are one big tie (for the module's ``soft_ties``).
         format: how prompts become tokens.
         reading: how records are read, and length limits.
-        seed: of the order of the data.
+        seed: of the order of the data; None: that of the run (``--seed_everything``).
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class ComparisonDataModule(NamedData):
         keep_all_tied: bool = False,
         format: PromptFormat | None = None,
         reading: Reading | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         self.train, self.valid, self.demonstrations = train, valid, demonstrations
@@ -57,7 +58,7 @@ class ComparisonDataModule(NamedData):
             valid_batch_size,
             keep_all_tied,
         )
-        self.format, self.reading, self.seed = format or PromptFormat(), reading or Reading(), seed
+        self.format, self.reading, self.seed = format or PromptFormat(), reading or Reading(), seed_of(seed)
         self.train_items: list[Ranking] = []
         self.valid_items: list[Ranking] = []
         self.demo_items: list[Demo] = []

@@ -11,6 +11,7 @@ from lit_instructgpt.datamodules.provenance import NamedData
 from lit_instructgpt.datamodules.tokenizing import Collator, Demo, Reading, Source, longest, pack_text, tokenize_demos
 from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.records import Demonstration, Text
+from lit_instructgpt.run_seed import seed_of
 
 
 class DemoDataModule(NamedData):
@@ -30,7 +31,7 @@ class DemoDataModule(NamedData):
         valid_batch_size: sequences per validation batch.
         format: how prompts become tokens.
         reading: how records are read, and length limits.
-        seed: of the order of the data.
+        seed: of the order of the data; None: that of the run (``--seed_everything``).
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class DemoDataModule(NamedData):
         valid_batch_size: int = 32,
         format: PromptFormat | None = None,
         reading: Reading | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if train is None and text is None:
@@ -59,7 +60,7 @@ class DemoDataModule(NamedData):
         self.train, self.valid, self.text, self.valid_text = train, valid, text, valid_text
         self.text_fraction, self.text_tokens = text_fraction, text_tokens
         self.batch_size, self.valid_batch_size = batch_size, valid_batch_size
-        self.format, self.reading, self.seed = format or PromptFormat(), reading or Reading(), seed
+        self.format, self.reading, self.seed = format or PromptFormat(), reading or Reading(), seed_of(seed)
         self.train_items: list[Demo] = []
         self.valid_items: list[Demo] = []
 

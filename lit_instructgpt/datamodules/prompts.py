@@ -18,6 +18,7 @@ from lit_instructgpt.datamodules.tokenizing import (
 )
 from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.records import Prompt, Text
+from lit_instructgpt.run_seed import seed_of
 
 
 class PromptDataModule(NamedData):
@@ -38,7 +39,7 @@ class PromptDataModule(NamedData):
         valid_batch_size: prompts per validation or prediction batch.
         format: how prompts become tokens.
         reading: how records are read, and length limits.
-        seed: of the order of the data.
+        seed: of the order of the data; None: that of the run (``--seed_everything``).
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class PromptDataModule(NamedData):
         valid_batch_size: int = 64,
         format: PromptFormat | None = None,
         reading: Reading | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if num_episodes % batch_size:
@@ -73,7 +74,7 @@ class PromptDataModule(NamedData):
         self.num_episodes, self.batch_size, self.samples_per_prompt = num_episodes, batch_size, samples_per_prompt
         self.text_per_episode, self.text_tokens = text_per_episode, text_tokens
         self.valid_batch_size = valid_batch_size
-        self.format, self.reading, self.seed = format or PromptFormat(), reading or Reading(), seed
+        self.format, self.reading, self.seed = format or PromptFormat(), reading or Reading(), seed_of(seed)
         self.train_items: list[TokenizedPrompt] = []
         self.valid_items: list[TokenizedPrompt] = []
         self.predict_items: list[TokenizedPrompt] = []

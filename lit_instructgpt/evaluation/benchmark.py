@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from lit_instructgpt.evaluation.provenance import callable_entry, directory_entr
 from lit_instructgpt.evaluation.tables import say_few
 from lit_instructgpt.evaluation.tasks import Style, TruthfulPrompt
 from lit_instructgpt.hashes import digest
+from lit_instructgpt.run_seed import seed_of
 from lit_instructgpt.sampling import Sampling
 
 READERS: dict[str, Callable[[str], Sequence[Any]]] = {
@@ -100,7 +101,8 @@ def benchmark(
     named = {name: path for name, path in files.items() if path is not None}
     options = Options(
         several(truthfulqa_prompts) or ["qa"], truthfulqa_answers or truthfulqa_judge is not None, truthfulqa_judge,
-        hellaswag_shots, num_shots, several(styles) or list(tasks.STYLES), scorer, sampling, batch_size,
+        hellaswag_shots, num_shots, several(styles) or list(tasks.STYLES), scorer,
+        replace(sampling, seed=seed_of(sampling.seed)), batch_size,
     )  # fmt: skip
     _check(models, set(named), options, bool(styles), bool(truthfulqa_prompts), limit)
     items = {name: READERS[name](path)[:limit] for name, path in named.items()}

@@ -26,6 +26,7 @@ from lit_instructgpt.evaluation.tables import estimate, say_few, table
 from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.records import Prompt, Text
 from lit_instructgpt.rewards import ModelReward
+from lit_instructgpt.run_seed import seed_of
 from lit_instructgpt.sampling import Sampling
 
 
@@ -81,6 +82,8 @@ def evaluate(
         The report, as written.
     """
     sampling, reading = sampling or Sampling(max_new_tokens=256), reading or Reading()
+    seed = seed_of(sampling.seed)
+    sampling = replace(sampling, seed=seed)
     judges_named = {"judge": judge, "pair_judge": pair_judge}
     _check(models, baseline, init, reward_model, judges_named, comparisons, held_out_comparisons, sampling)
     _check_places(models, init, reward_model, [out, responses_out], device)
@@ -98,7 +101,7 @@ def evaluate(
     opponent, found = _measure(models, records, baseline, start, how)
     judges = Judges(judge, pair_judge, scorer)
     report = _compare(found, opponent, judges, baseline, prompt_numbers(records), num_shown)
-    report["seed"] = sampling.seed
+    report["seed"] = seed
     report["versions"] = versions()
     report["files"] = {
         name: file_entry(source, num)
@@ -116,7 +119,7 @@ def evaluate(
         "device": device,
     }  # fmt: skip
     if responses_out is not None:
-        write_responses(found, responses_out, sampling.seed)
+        write_responses(found, responses_out, seed)
     if scorer is not None and comparisons is not None:
         report["rm"] = reward_model_report(
             scorer, reading, rankings["comparisons"], rankings.get("held_out_comparisons")
@@ -251,7 +254,7 @@ def _compare(
 
 
 def _reseeded(sampling: Sampling) -> Sampling:
-    return replace(sampling, seed=sampling.seed + 1)
+    return replace(sampling, seed=seed_of(sampling.seed) + 1)
 
 
 def write_responses(found: dict[str, Samples], path: str, seed: int) -> None:

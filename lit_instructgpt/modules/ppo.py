@@ -44,6 +44,7 @@ from lit_instructgpt.optim import (
 )
 from lit_instructgpt.packing import Sharing, passes
 from lit_instructgpt.ranks import in_step, own_rows, sum_over_ranks
+from lit_instructgpt.run_seed import seed_of
 from lit_instructgpt.selfcheck import check_before_training, check_first_rollout, check_lengths
 from lit_instructgpt.sharding import gathered
 from lit_instructgpt.strategy import mesh_of
@@ -122,7 +123,7 @@ class PPOModule(LightningModule):
     def minibatches(self, num_episodes: int) -> list[Tensor]:
         """Rows of each optimizer step in turn: every epoch shuffles the prompts, whose episodes stay together."""
         size, per_prompt = self.ppo.minibatch_size, self.samples_per_prompt
-        generator = torch.Generator().manual_seed(self.ppo.seed * 1_000_003 + self.iteration)
+        generator = torch.Generator().manual_seed(seed_of(self.ppo.seed) * 1_000_003 + self.iteration)
         found: list[Tensor] = []
         for _ in range(self.ppo.num_epochs):
             prompts = torch.randperm(num_episodes // per_prompt, generator=generator).to(self.device)

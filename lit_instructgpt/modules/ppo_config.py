@@ -52,7 +52,7 @@ class PPOConfig:
         ema_decay: moving average of the policy's weights, which is what is validated and exported; None: none.
         missing_eos_penalty: subtracted from the score of a response that was cut before its EOS.
         max_grad_norm: clip the gradient's global norm; the paper does not say that it did.
-        seed: of sampling and of the order of episodes.
+        seed: of sampling, the order of episodes and a new value head; None: that of the run (``--seed_everything``).
     """
 
     kl_coef: float = 0.02
@@ -82,7 +82,7 @@ class PPOConfig:
     ema_decay: float | None = 0.992
     missing_eos_penalty: float = 0.0
     max_grad_norm: float | None = None
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         problems = [

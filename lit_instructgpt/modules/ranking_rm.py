@@ -34,6 +34,7 @@ from lit_instructgpt.optim import (
 )
 from lit_instructgpt.packing import Sharing, check_micro_batches, no_sharing, passes
 from lit_instructgpt.ranks import in_step, sum_over_ranks
+from lit_instructgpt.run_seed import seed_of
 from lit_instructgpt.scalar_model import ScalarModel
 from lit_instructgpt.sharding import gathered
 from lit_instructgpt.strategy import mesh_of
@@ -52,7 +53,7 @@ class RankingRM(LightningModule):
         micro_batch_size: prompts per backward pass, to save memory; does not change the result.
         micro_batch_tokens: tokens per backward pass, as they are computed: a shared prompt counts once; as well, or instead.
         max_grad_norm: clip the gradient's global norm; the paper does not say that it did.
-        seed: of the new head.
+        seed: of the new head; None: that of the run (``--seed_everything``).
         packing: compute a prompt once for all its completions, and put several units into a row; changes no
             result. Architectures where it would are told from the others, with a warning.
         gradient_checkpointing: keep the inputs of the layers alone for the backward pass: less memory, one forward pass
@@ -72,7 +73,7 @@ class RankingRM(LightningModule):
         micro_batch_size: int | None = None,
         micro_batch_tokens: int | None = None,
         max_grad_norm: float | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         packing: bool = True,
         gradient_checkpointing: bool = False,
         torch_compile: bool = False,
@@ -85,7 +86,7 @@ class RankingRM(LightningModule):
         self.soft_ties, self.max_grad_norm = soft_ties, max_grad_norm
         check_micro_batches(micro_batch_size, micro_batch_tokens)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
-        self.seed, self.packing = seed, packing
+        self.seed, self.packing = seed_of(seed), packing
         self.gradient_checkpointing, self.torch_compile = gradient_checkpointing, torch_compile
         self.lora = lora
         self.frozen_sources: Sources = {} if lora is None else {"model": describe(model)}

@@ -43,6 +43,7 @@ from lit_instructgpt.optim import (
 from lit_instructgpt.packing import check_micro_batches, passes
 from lit_instructgpt.ranks import in_step, sum_over_ranks
 from lit_instructgpt.rewards import ModelReward
+from lit_instructgpt.run_seed import seed_of
 from lit_instructgpt.sampling import Sampling, sample_rows, sample_texts
 from lit_instructgpt.sharding import gathered
 from lit_instructgpt.strategy import mesh_of
@@ -66,7 +67,7 @@ class SFT(LightningModule):
         reward_model: a reward model's directory; logs ``val/rm_score``, its mean over ``sampling.num_samples`` responses to each
             validation prompt, by which the paper selected its checkpoint.
         sampling: how responses are sampled, for ``val/rm_score`` and ``predict``.
-        seed: of the dropout.
+        seed: of the dropout; None: that of the run (``--seed_everything``).
         packing: put several sequences into a row, without padding; changes no result. Architectures where it would
             are told from the others, with a warning.
         gradient_checkpointing: keep the inputs of the layers alone for the backward pass: less memory, one forward pass
@@ -89,7 +90,7 @@ class SFT(LightningModule):
         max_grad_norm: float | None = None,
         reward_model: str | None = None,
         sampling: Sampling | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         packing: bool = True,
         gradient_checkpointing: bool = False,
         torch_compile: bool = False,
@@ -104,7 +105,7 @@ class SFT(LightningModule):
         self.num_warmup_steps, self.max_grad_norm, self.reward_model = num_warmup_steps, max_grad_norm, reward_model
         check_micro_batches(micro_batch_size, micro_batch_tokens)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
-        self.sampling, self.seed, self.packing = sampling or Sampling(), seed, packing
+        self.sampling, self.seed, self.packing = sampling or Sampling(), seed_of(seed), packing
         self.gradient_checkpointing, self.torch_compile = gradient_checkpointing, torch_compile
         self.lora = lora
         self.frozen_sources: Sources = {}

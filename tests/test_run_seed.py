@@ -1,0 +1,134 @@
+"""One `--seed_everything` for whatever draws: what names no seed of its own takes it."""
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import yaml
+from stages import DEMOS, PROMPTS, write
+
+from lit_instructgpt.cli import main
+from lit_instructgpt.datamodules import ComparisonDataModule, DemoDataModule, PromptDataModule
+from lit_instructgpt.lora import LoRA
+from lit_instructgpt.modules import SFT, PPOModule, RankingRM
+from lit_instructgpt.modules.ppo_config import PPOConfig
+from lit_instructgpt.run_seed import seed_of
+from lit_instructgpt.sampling import Sampling
+
+READING = {"max_prompt_tokens": 24, "max_response_tokens": 16, "max_tokens": 64}
+TRAINER = {
+    "accelerator": "cpu", "max_epochs": 1, "log_every_n_steps": 1, "enable_progress_bar": False,
+    "enable_model_summary": False, "enable_checkpointing": False, "num_sanity_val_steps": 0,
+}  # fmt: skip
+OF_THEIR_OWN = {
+    "ppo": ("--data.seed", "--model.ppo.seed"),
+    "sft": ("--data.seed", "--model.seed", "--model.sampling.seed"),
+}
+
+
+@pytest.fixture
+def configs(tiny_dir: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """PPO against a function, and SFT with dropout: stage -> its config."""
+    (tmp_path / "my_reward.py").write_text("def length(prompts, responses):\n    return [len(r) for r in responses]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    prompts, demos = write(tmp_path / "p.jsonl", PROMPTS), write(tmp_path / "d.jsonl", DEMOS)
+    stages: dict[str, Any] = {
+        "ppo": {
+            "model": {
+                "class_path": "PPOModule",
+                "init_args": {
+                    "policy": tiny_dir("gpt2"), "reward_fn": "my_reward.length",
+                    "ppo": {"ptx_coef": 0.0, "max_new_tokens": 4, "minibatch_size": 4, "value_lr": 0.01},
+                },
+            },
+            "data": {
+                "class_path": "PromptDataModule",
+                "init_args": {"train": prompts, "num_episodes": 8, "batch_size": 4, "reading": READING},
+            },
+        },
+        "sft": {
+            "model": {"class_path": "SFT", "init_args": {"model": tiny_dir("gpt2"), "dropout": 0.2}},
+            "data": {
+                "class_path": "DemoDataModule",
+                "init_args": {"train": demos, "batch_size": 2, "reading": READING},
+            },
+        },
+    }  # fmt: skip
+    found = {}
+    for stage, config in stages.items():
+        found[stage] = str(tmp_path / f"{stage}.yaml")
+        Path(found[stage]).write_text(yaml.safe_dump({"trainer": TRAINER, **config}))
+    return found
+
+
+def fit(config: str, run: Path, *options: str) -> str:
+    """What a run logs."""
+    main(["fit", "--config", config, "--run_dir", str(run), "--allow_import", "my_reward", *options])
+    return (run / "metrics.jsonl").read_text()
+
+
+def test_none_is_the_runs_and_a_number_is_itself():
+    assert seed_of(None) == 0, "without a seed of the run"
+    lightning.seed_everything(17)
+    assert seed_of(None) == 17
+    assert [seed_of(given) for given in (0, 3)] == [0, 3]
+
+
+@pytest.mark.parametrize(
+    "owner", [SFT, RankingRM, PPOConfig, DemoDataModule, ComparisonDataModule, PromptDataModule, Sampling, LoRA]
+)
+def test_everything_that_draws_in_a_run_takes_its_seed_unless_told(owner: Any):
+    assert inspect.signature(owner).parameters["seed"].default is None
+
+
+def test_modules_have_no_other_seeds():
+    assert "seed" not in inspect.signature(PPOModule).parameters, "ppo.seed is its own"
+    assert {field.name for field in dataclasses.fields(PPOConfig) if "seed" in field.name} == {"seed"}
+
+
+@pytest.mark.parametrize("stage", ["ppo", "sft"])
+def test_the_seed_of_the_run_is_that_of_all_its_parts(stage: str, configs: dict[str, str], tmp_path: Path):
+    config = configs[stage]
+    first = fit(config, tmp_path / "first")
+    other = fit(config, tmp_path / "other", "--seed_everything", "7")
+    assert json.loads(first.splitlines()[0]).keys() == json.loads(other.splitlines()[0]).keys()
+    assert first != other, "another seed, another run"
+    assert fit(config, tmp_path / "again", "--seed_everything", "7") == other
+    each = [word for name in OF_THEIR_OWN[stage] for word in (name, "7")]
+    assert fit(config, tmp_path / "each", *each) == other, "as if each had been given it"
+    for name in OF_THEIR_OWN[stage][:2]:
+        assert fit(config, tmp_path / name.strip("-"), "--seed_everything", "7", name, "0") != other, (
+            "one's own goes first"
+        )
+
+
+def test_the_saved_config_runs_with_another_seed(configs: dict[str, str], tmp_path: Path):
+    other = fit(configs["ppo"], tmp_path / "other", "--seed_everything", "7")
+    fit(configs["ppo"], tmp_path / "first")
+    assert fit(str(tmp_path / "first/config.yaml"), tmp_path / "from", "--seed_everything", "7") == other
+
+
+def test_predict_samples_with_it(tiny_dir: Callable[[str], str], tmp_path: Path):
+    def sample(name: str, *options: str) -> list[list[str]]:
+        out = tmp_path / f"{name}.jsonl"
+        writer = {"class_path": "lit_instructgpt.callbacks.WriteSamples", "init_args": {"path": str(out)}}
+        config = {
+            "trainer": {**TRAINER, "callbacks": [writer]},
+            "model": {"class_path": "SFT",
+                      "init_args": {"model": tiny_dir("gpt2"), "sampling": {"num_samples": 2, "max_new_tokens": 4}}},
+            "data": {"class_path": "PromptDataModule",
+                     "init_args": {"predict": write(tmp_path / "ask.jsonl", PROMPTS), "reading": READING}},
+        }  # fmt: skip
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(config))
+        main(["predict", "--config", str(file), "--run_dir", str(tmp_path / name), *options])
+        return [json.loads(line)["responses"] for line in out.read_text().splitlines()]
+
+    other = sample("other", "--seed_everything", "7")
+    assert sample("first") != other
+    assert sample("own", "--model.sampling.seed", "7") == other
