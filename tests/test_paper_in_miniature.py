@@ -397,10 +397,11 @@ def test_the_misfit_is_the_root_of_the_mean_square_of_what_the_form_leaves():
     assert claims.fit(d, gold, logarithmic=False).misfit == pytest.approx(best, abs=1e-4)
 
 
-@pytest.mark.parametrize("share", [-0.1, 0.5, 0.6])
-def test_worked_pages_leave_room_for_others(share: float):
-    with pytest.raises(ValueError, match=rf"worked pages \({share}\) must be at least 0 and below 0.5"):
-        next(documents(random.Random(0), 10, share))
+@pytest.mark.parametrize(("worked", "unanswered"), [(-0.1, 0.2), (0.2, -0.1), (0.5, 0.5), (0.0, 1.0)])
+def test_worked_and_unanswered_pages_leave_room_for_others(worked: float, unanswered: float):
+    said = rf"worked pages \({worked}\) and unanswered pages \({unanswered}\) must be at least 0 and together below 1"
+    with pytest.raises(ValueError, match=said):
+        next(documents(random.Random(0), 10, worked, unanswered))
 
 
 # ------------------------------------------------------------------ claims

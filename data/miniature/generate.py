@@ -89,6 +89,7 @@ def generate(
     valid_words: int = VALID_WORDS,
     rankings: float = 1.0,
     worked_pages: float = 0.0,
+    unanswered_pages: float = 0.0,
 ) -> dict[str, int]:
     """Write all raw files under `out/raw` and return their numbers of rows."""
     raw = out / "raw"
@@ -96,7 +97,7 @@ def generate(
     for_demonstrations, for_rm, for_ppo = split_submissions(rngs["customers"], rankings)
 
     def texts(split: str, num_words: int) -> Iterator[dict[str, str]]:
-        return ({"text": text} for text in documents(rngs[split], num_words, worked_pages))
+        return ({"text": text} for text in documents(rngs[split], num_words, worked_pages, unanswered_pages))
 
     return {
         "text.train": write(raw / "text.train.jsonl", texts("train", web_words)),
@@ -116,14 +117,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--web-words", type=int, default=WEB_WORDS, help="words and marks of pretraining text")
     parser.add_argument("--rankings", type=float, default=1.0, help="times as many prompts for the reward model")
-    parser.add_argument(
-        "--worked-pages",
-        type=float,
-        default=0.0,
-        help="share of the pretraining text's pages that show tasks done well; as many are requests without answers",
-    )
+    for name, what in (("worked", "show tasks done well"), ("unanswered", "are requests without answers")):
+        parser.add_argument(
+            f"--{name}-pages", type=float, default=0.0, help=f"share of the pretraining text's pages that {what}"
+        )
     args = parser.parse_args(argv)
-    counts = generate(args.out, args.seed, args.web_words, rankings=args.rankings, worked_pages=args.worked_pages)
+    counts = generate(
+        args.out, args.seed, args.web_words, rankings=args.rankings, worked_pages=args.worked_pages,
+        unanswered_pages=args.unanswered_pages,
+    )  # fmt: skip
     for name, count in counts.items():
         print(f"{name}: {count}")
 

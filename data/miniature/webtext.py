@@ -280,23 +280,25 @@ GENRES: list[tuple[Genre, float]] = [
 ]  # fmt: skip
 
 
-def documents(rng: random.Random, num_words: int, worked_pages: float = 0.0) -> Iterator[str]:
+def documents(
+    rng: random.Random, num_words: int, worked_pages: float = 0.0, unanswered_pages: float = 0.0
+) -> Iterator[str]:
     """Yield documents until they hold about so many words and marks.
 
-    A share of `worked_pages` shows, under a heading, tasks that are done well; as many are requests without an answer.
+    A share of `worked_pages` shows, under a heading, tasks that are done well; one of `unanswered_pages` holds requests only.
 
     Raises:
-        ValueError: the two leave no room for anything else.
+        ValueError: a share is negative, or the two leave no room for anything else.
     """
-    if not 0 <= worked_pages < 0.5:
+    if min(worked_pages, unanswered_pages) < 0 or worked_pages + unanswered_pages >= 1:
         raise ValueError(
-            f"worked pages ({worked_pages}) must be at least 0 and below 0.5: as many pages are requests without an answer"
+            f"worked pages ({worked_pages}) and unanswered pages ({unanswered_pages}) must be at least 0 and together below 1"
         )
     count = 0
     genres = [genre for genre, _ in GENRES] + [worked, asked]
     weights = [weight for _, weight in GENRES]
-    whole = sum(weights) / (1 - 2 * worked_pages)
-    weights += [whole * worked_pages] * 2
+    whole = sum(weights) / (1 - worked_pages - unanswered_pages)
+    weights += [whole * worked_pages, whole * unanswered_pages]
     while count < num_words:
         text = rng.choices(genres, weights=weights)[0](rng)
         count += len(tokens(text))
