@@ -586,7 +586,7 @@ def test_one_setting_of_sampling_leaves_the_others_as_the_paper_has_them(
     monkeypatch.setattr("lit_instructgpt.evaluation.benchmark.policies", lambda named: ["enough"])
     with pytest.raises(SystemExit):
         main(["benchmark", "--models.one", "x", "--out", "r.json", *given])
-    assert asked == [Sampling(**{"max_new_tokens": 20, "temperature": 0.0, **changed})]
+    assert asked == [Sampling(**{"max_new_tokens": 20, "temperature": 0.0, "seed": 0, **changed})]
 
 
 def keys(node: Any) -> set[str]:

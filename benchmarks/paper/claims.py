@@ -475,7 +475,7 @@ CLAIMS = (
           "outputs, at rates of 0.001 to 0.004, with 2 and 8 rankings a step: seed 1, and 500 at 0.002 on seed 2, where "
           "accuracy went the other way. On seeds 6 to 10, so, both ended level, and on 17 to 21, of 3 million parameters, the "
           "loss with pairs rose by .009 more and ended .009 higher (-.012 to .031). These models had seen no demonstration. One "
-          "that has, of the policy's size, on 250 rankings with four elements a step of either, learns pairs by heart (tried on 17 to "
+          "that has, of the policy's size, on 250 rankings with four elements a step of either, learns pairs by heart (on 17 to "
           "21): their loss ended .03 to .12 higher than that of rankings, at accuracies .017 lower to .007 higher."),
     Claim(6, "SFT's validation loss is least early, the reward-model score is highest later; the later model is better",
           "after one epoch of 16; selection by score (section 3.5)",
