@@ -27,7 +27,7 @@ from benchmarks.paper.stages import Seed  # noqa: E402
 from lit_instructgpt.hashes import hash_of  # noqa: E402
 
 SEEDS = (22, 23, 24, 25, 26)
-"""Settings and rules were tried on seeds 0 to 16."""
+"""Settings and rules were tried on seeds 0 to 21."""
 
 OUT = ROOT / "benchmarks/results/paper_in_miniature.json"
 
@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def minutes() -> float:
         """Of this invocation and those before; noted behind each job, so that one that is killed loses a job's at most."""
+        check_sources(ledger)
         found = earlier + (time.perf_counter() - begin) / 60
         ledger.directory.mkdir(parents=True, exist_ok=True)
         spent.write_text(f"{found:.2f}\n", encoding="ascii")

@@ -12,7 +12,6 @@ from lit_instructgpt.batch import PromptBatch
 from lit_instructgpt.engines import ENGINES, EngineName
 from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.inference import arithmetic, inference_copy
-from lit_instructgpt.run_seed import seed_of
 
 
 @dataclass
@@ -23,7 +22,7 @@ class Sampling:
         num_samples: responses per prompt (K).
         max_new_tokens: a response is cut here if it has not ended.
         temperature: 1 is the model's own distribution, 0 its most likely token.
-        seed: of the random numbers; None: that of the run (``--seed_everything``), 0 without one.
+        seed: of the random numbers; None: that of the run (``--seed_everything``) in ``fit`` and ``predict``, else 0.
         engine: what samples: own, transformers' generate or its continuous_batching.
     """
 
@@ -52,7 +51,7 @@ def sample_rows(
 
     ``stream`` numbers the batch, so that each has random numbers of its own.
     """
-    generator = torch.Generator(input_ids.device).manual_seed(seed_of(sampling.seed) * 1_000_003 + stream)
+    generator = torch.Generator(input_ids.device).manual_seed((sampling.seed or 0) * 1_000_003 + stream)
     if sampling.engine != "continuous_batching":
         policy = inference_copy(policy, arithmetic(policy))
     found = ENGINES[sampling.engine](

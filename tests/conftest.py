@@ -4,7 +4,8 @@ Weights are far from their usual small start, so that a wrong position, mask or 
 """
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,16 @@ def save(model: Any, tokenizer: Any, path: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_seed_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `seed_everything` leaves in the environment is not the next test's."""
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+def no_seed_of_a_run() -> Iterator[None]:
+    """What `seed_everything` leaves in the environment is not the next test's, nor that of fixtures which outlive one."""
+    forget_seed()
+    yield
+    forget_seed()
+
+
+def forget_seed() -> None:
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(params=list(SIZES))

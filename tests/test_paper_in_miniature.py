@@ -463,8 +463,16 @@ def measures(seed: int) -> dict[str, Any]:
         "parameters": {"base": 10, "large": 50, "ppo_ptx": 10},
         "rm": {"models": {"rm": rm}, "agreement": agreement},
         "rm_curves": {
-            "rm_kwise": {"val/loss": [0.65, 0.60, 0.60 + abs(e) / 2], "val/pair_accuracy": [0.6, 0.65, 0.66 + e]},
-            "rm_pairs": {"val/loss": [0.62, 0.61, 0.70 + e], "val/pair_accuracy": [0.6, 0.65, 0.62 + e]},
+            "rm_kwise": {
+                "step": [3, 6, 9],
+                "val/loss": [0.65, 0.60, 0.60 + abs(e) / 2],
+                "val/pair_accuracy": [0.6, 0.65, 0.66 + e],
+            },
+            "rm_pairs": {
+                "step": [99, 199, 299],
+                "val/loss": [0.62, 0.61, 0.70 + e],
+                "val/pair_accuracy": [0.6, 0.65, 0.62 + e],
+            },
         },
         "forward_passes": {"kwise": 100, "pairs": 550},
         "sft_curve": {
@@ -517,6 +525,7 @@ def test_all_claims_hold_on_measures_that_were_made_so():
     assert rows[0]["ours"] == pytest.approx(0.58)
     assert rows[3]["figures"]["difference"]["mean"] == pytest.approx(0.03)
     assert rows[4]["figures"]["completions computed, pairs by rankings"]["mean"] == pytest.approx(5.5)
+    assert rows[4]["figures"]["optimizer steps, pairs by rankings"]["mean"] == pytest.approx(30)
     assert rows[5]["figures"]["epoch of best reward-model score"]["mean"] == pytest.approx((4 * 4 + 3) / 5)
     peaks = rows[9]["figures"]
     for way, places in (("PPO", (1.5, 3.0)), ("best of n", (0.9, 1.5))):

@@ -1,8 +1,10 @@
 """One `--seed_everything` for whatever draws: what names no seed of its own takes it."""
 
 import dataclasses
+import importlib
 import inspect
 import json
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import yaml
 from stages import DEMOS, PROMPTS, write
 
+import lit_instructgpt
 from lit_instructgpt.cli import main
 from lit_instructgpt.datamodules import ComparisonDataModule, DemoDataModule, PromptDataModule
 from lit_instructgpt.lora import LoRA
@@ -25,16 +28,19 @@ TRAINER = {
     "accelerator": "cpu", "max_epochs": 1, "log_every_n_steps": 1, "enable_progress_bar": False,
     "enable_model_summary": False, "enable_checkpointing": False, "num_sanity_val_steps": 0,
 }  # fmt: skip
+OWNERS = [SFT, RankingRM, PPOConfig, DemoDataModule, ComparisonDataModule, PromptDataModule, Sampling, LoRA]
 OF_THEIR_OWN = {
     "ppo": ("--data.seed", "--model.ppo.seed"),
-    "sft": ("--data.seed", "--model.seed", "--model.sampling.seed"),
+    "sft": ("--data.seed", "--model.seed"),
 }
 
 
 @pytest.fixture
 def configs(tiny_dir: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """PPO against a function, and SFT with dropout: stage -> its config."""
-    (tmp_path / "my_reward.py").write_text("def length(prompts, responses):\n    return [len(r) for r in responses]\n")
+    (tmp_path / "length_reward.py").write_text(
+        "def length(prompts, responses):\n    return [len(r) for r in responses]\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     prompts, demos = write(tmp_path / "p.jsonl", PROMPTS), write(tmp_path / "d.jsonl", DEMOS)
     stages: dict[str, Any] = {
@@ -42,7 +48,7 @@ def configs(tiny_dir: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.
             "model": {
                 "class_path": "PPOModule",
                 "init_args": {
-                    "policy": tiny_dir("gpt2"), "reward_fn": "my_reward.length",
+                    "policy": tiny_dir("gpt2"), "reward_fn": "length_reward.length",
                     "ppo": {"ptx_coef": 0.0, "max_new_tokens": 4, "minibatch_size": 4, "value_lr": 0.01},
                 },
             },
@@ -68,7 +74,7 @@ def configs(tiny_dir: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.
 
 def fit(config: str, run: Path, *options: str) -> str:
     """What a run logs."""
-    main(["fit", "--config", config, "--run_dir", str(run), "--allow_import", "my_reward", *options])
+    main(["fit", "--config", config, "--run_dir", str(run), "--allow_import", "length_reward", *options])
     return (run / "metrics.jsonl").read_text()
 
 
@@ -79,11 +85,26 @@ def test_none_is_the_runs_and_a_number_is_itself():
     assert [seed_of(given) for given in (0, 3)] == [0, 3]
 
 
-@pytest.mark.parametrize(
-    "owner", [SFT, RankingRM, PPOConfig, DemoDataModule, ComparisonDataModule, PromptDataModule, Sampling, LoRA]
-)
+@pytest.mark.parametrize("owner", OWNERS)
 def test_everything_that_draws_in_a_run_takes_its_seed_unless_told(owner: Any):
     assert inspect.signature(owner).parameters["seed"].default is None
+
+
+def test_every_seed_in_the_package_is_a_runs_or_a_commands_own():
+    own = ("lit_instructgpt.evaluation", "lit_instructgpt.chat", "lit_instructgpt.prepare", "lit_instructgpt.engines")
+    found = set()
+    for module in pkgutil.walk_packages(lit_instructgpt.__path__, "lit_instructgpt."):
+        if module.name.startswith(own) or module.name.endswith("__main__"):
+            continue
+        for name, value in vars(importlib.import_module(module.name)).items():
+            if getattr(value, "__module__", None) != module.name or not callable(value):
+                continue
+            if inspect.isclass(value) and issubclass(value, BaseException):
+                continue
+            seed = inspect.signature(value).parameters.get("seed")
+            if seed is not None and seed.default is not inspect.Parameter.empty:
+                found.add((name, seed.default))
+    assert found == {(owner.__name__, None) for owner in OWNERS}
 
 
 def test_modules_have_no_other_seeds():
@@ -101,7 +122,7 @@ def test_the_seed_of_the_run_is_that_of_all_its_parts(stage: str, configs: dict[
     assert fit(config, tmp_path / "again", "--seed_everything", "7") == other
     each = [word for name in OF_THEIR_OWN[stage] for word in (name, "7")]
     assert fit(config, tmp_path / "each", *each) == other, "as if each had been given it"
-    for name in OF_THEIR_OWN[stage][:2]:
+    for name in OF_THEIR_OWN[stage]:
         assert fit(config, tmp_path / name.strip("-"), "--seed_everything", "7", name, "0") != other, (
             "one's own goes first"
         )
@@ -111,6 +132,7 @@ def test_the_saved_config_runs_with_another_seed(configs: dict[str, str], tmp_pa
     other = fit(configs["ppo"], tmp_path / "other", "--seed_everything", "7")
     fit(configs["ppo"], tmp_path / "first")
     assert fit(str(tmp_path / "first/config.yaml"), tmp_path / "from", "--seed_everything", "7") == other
+    assert fit(str(tmp_path / "other/config.yaml"), tmp_path / "again") == other, "and with its own"
 
 
 def test_predict_samples_with_it(tiny_dir: Callable[[str], str], tmp_path: Path):

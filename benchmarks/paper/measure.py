@@ -38,7 +38,7 @@ def models_of(file: Path) -> dict[str, Row]:
 
 
 def curve(run: Path, *keys: str) -> dict[str, list[float]]:
-    """Validation metrics over a run: one list per metric, and the steps."""
+    """Metrics over a run, of the steps that have all of them: one list per metric, and the steps."""
     rows = [row for row in read(run / METRICS) if all(key in row for key in keys)]
     return {"step": [row["step"] for row in rows]} | {key: [row[key] for row in rows] for key in keys}
 

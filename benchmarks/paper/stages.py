@@ -126,7 +126,8 @@ MAIN = ("base", "sft", "init", "ppo", "ppo_ptx")
 """Models of the main comparison, on more prompts than the sweeps: differences of a few percent are to be seen."""
 
 NUM_MAIN = 1500
-"""Prompts of customers that no stage has seen, in words that none has: those for PPO, then those for the reward model."""
+"""Prompts of customers that no stage has seen, in words that none has: those for PPO, then those for the reward model. The
+worlds of seeds 22 to 26 have so many."""
 
 TRAINED_ON = ("demonstrations", "prompts_rm", "prompts_ppo")
 """Files of prompts whose training split some stage sees."""
@@ -204,6 +205,7 @@ class Seed:
         for key in ("comparisons", "held_out_comparisons"):
             del config[key]
         config |= {"models": models, "out": str(self.out / f"{stage}.json"), **changes}
+        config["sampling"]["seed"] += self.seed
         file = self.out / "configs" / f"{stage}.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
         self.command(stage, "evaluate", "--config", str(file), "--allow_import", "miniature")
@@ -293,9 +295,10 @@ class Seed:
         self.fit("init", ("sft", "init"), overlay={"trainer": trainer})
 
     def within_an_epoch(self, data: str) -> None:
-        """A reward model, validated along its only epoch, on whole rankings or on shuffled pairs; nothing else differs.
+        """A reward model, validated along its only epoch, on whole rankings or on shuffled pairs, with the same options.
 
-        A step takes as many elements of either: a completion is part of one update, or of one for each of its pairs.
+        A step takes as many elements of either: a completion is part of one update, or of one for each of its pairs, and pairs
+        have some thirty times the steps.
         """
         folder = self.out / "ranked"
         self.fit(

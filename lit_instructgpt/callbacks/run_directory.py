@@ -97,12 +97,19 @@ def flat(config: Any, path: str = "") -> dict[str, Any]:
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """``KEY OLD -> NEW`` of what differs, and whether it has an effect."""
+    then, now = seeded(then), seeded(now)
     keys = [key for key in dict.fromkeys([*then, *now]) if key.split(".")[0] not in OF_THIS_START]
     return [
         f"{key} {then.get(key)} -> {now.get(key)}" + " (no effect: the checkpoint brings its own)" * _kept(key)
         for key in keys
         if then.get(key) != now.get(key)
     ]
+
+
+def seeded(config: dict[str, Any]) -> dict[str, Any]:
+    """With the run's seed in place of the seeds that are None: it is what they are (``run_seed.py``)."""
+    run = config.get("seed_everything")
+    return {key: run if value is None and key.endswith(".seed") else value for key, value in config.items()}
 
 
 def _kept(key: str) -> bool:

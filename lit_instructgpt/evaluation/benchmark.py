@@ -29,7 +29,6 @@ from lit_instructgpt.evaluation.provenance import callable_entry, directory_entr
 from lit_instructgpt.evaluation.tables import say_few
 from lit_instructgpt.evaluation.tasks import Style, TruthfulPrompt
 from lit_instructgpt.hashes import digest
-from lit_instructgpt.run_seed import seed_of
 from lit_instructgpt.sampling import Sampling
 
 READERS: dict[str, Callable[[str], Sequence[Any]]] = {
@@ -102,7 +101,7 @@ def benchmark(
     options = Options(
         several(truthfulqa_prompts) or ["qa"], truthfulqa_answers or truthfulqa_judge is not None, truthfulqa_judge,
         hellaswag_shots, num_shots, several(styles) or list(tasks.STYLES), scorer,
-        replace(sampling, seed=seed_of(sampling.seed)), batch_size,
+        replace(sampling, seed=sampling.seed or 0), batch_size,
     )  # fmt: skip
     _check(models, set(named), options, bool(styles), bool(truthfulqa_prompts), limit)
     items = {name: READERS[name](path)[:limit] for name, path in named.items()}

@@ -26,7 +26,6 @@ from lit_instructgpt.evaluation.tables import estimate, say_few, table
 from lit_instructgpt.formatting import PromptFormat
 from lit_instructgpt.records import Prompt, Text
 from lit_instructgpt.rewards import ModelReward
-from lit_instructgpt.run_seed import seed_of
 from lit_instructgpt.sampling import Sampling
 
 
@@ -82,7 +81,7 @@ def evaluate(
         The report, as written.
     """
     sampling, reading = sampling or Sampling(max_new_tokens=256), reading or Reading()
-    seed = seed_of(sampling.seed)
+    seed = sampling.seed or 0
     sampling = replace(sampling, seed=seed)
     judges_named = {"judge": judge, "pair_judge": pair_judge}
     _check(models, baseline, init, reward_model, judges_named, comparisons, held_out_comparisons, sampling)
@@ -254,7 +253,7 @@ def _compare(
 
 
 def _reseeded(sampling: Sampling) -> Sampling:
-    return replace(sampling, seed=seed_of(sampling.seed) + 1)
+    return replace(sampling, seed=(sampling.seed or 0) + 1)
 
 
 def write_responses(found: dict[str, Samples], path: str, seed: int) -> None:

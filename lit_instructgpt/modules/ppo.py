@@ -81,6 +81,7 @@ class PPOModule(LightningModule):
         self.policy_source, self.reward_source, self.reward_fn = policy, reward_model, reward_fn
         self.value_source = value_model or reward_model or policy
         self.optimizer, self.ppo = optimizer, ppo or PPOConfig()
+        self.seed = seed_of(self.ppo.seed)
         self.tokenizer = load_tokenizer(policy)
         self.kl_coef = self.ppo.kl_coef
         self.iteration = 0
@@ -123,7 +124,7 @@ class PPOModule(LightningModule):
     def minibatches(self, num_episodes: int) -> list[Tensor]:
         """Rows of each optimizer step in turn: every epoch shuffles the prompts, whose episodes stay together."""
         size, per_prompt = self.ppo.minibatch_size, self.samples_per_prompt
-        generator = torch.Generator().manual_seed(seed_of(self.ppo.seed) * 1_000_003 + self.iteration)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.iteration)
         found: list[Tensor] = []
         for _ in range(self.ppo.num_epochs):
             prompts = torch.randperm(num_episodes // per_prompt, generator=generator).to(self.device)

@@ -21,7 +21,6 @@ from lit_instructgpt.lora import (
     with_own_adapters,
 )
 from lit_instructgpt.models import load_policy
-from lit_instructgpt.run_seed import seed_of
 from lit_instructgpt.scalar_model import ScalarModel
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def load_models(module: PPOModule, mesh: DeviceMesh | None) -> tuple[Any, Any, S
     """Policy, reference, value model and reward model (None with a ``reward_fn``); the frozen ones are."""
 
     def scalar(source: str, need_head: bool = False) -> ScalarModel:
-        generator = torch.Generator().manual_seed(seed_of(module.ppo.seed))
+        generator = torch.Generator().manual_seed(module.seed)
         return ScalarModel.load(source, module.tokenizer, generator=generator, need_head=need_head)
 
     ref = build_policy(lambda: load_policy(module.policy_source, module.tokenizer), mesh)

@@ -19,7 +19,6 @@ from lit_instructgpt.models import inference_mode
 from lit_instructgpt.modules.ppo_frozen import arithmetic, frozen, frozen_precision, rounding
 from lit_instructgpt.optim import not_finite_here, shortened
 from lit_instructgpt.ranks import objects_of_all_ranks, of_all_ranks, own_rows, padded, widest
-from lit_instructgpt.run_seed import seed_of
 
 if TYPE_CHECKING:
     from lit_instructgpt.modules.ppo import PPOModule
@@ -63,7 +62,7 @@ def sample_responses(module: PPOModule, policy: Any, prompts: PromptBatch, num_s
     """
     trainer, num_tokens = module.trainer, module.ppo.max_new_tokens
     world, rank = (trainer.world_size, trainer.global_rank) if shared else (1, 0)
-    seed = seed_of(module.ppo.seed) * 1_000_003 + module.iteration
+    seed = module.seed * 1_000_003 + module.iteration
     engine: Any = ENGINES[module.ppo.engine]
     if module.ppo.engine == "own":
         num, generator = len(prompts) * world, torch.Generator(module.device).manual_seed(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -105,7 +106,9 @@ class SFT(LightningModule):
         self.num_warmup_steps, self.max_grad_norm, self.reward_model = num_warmup_steps, max_grad_norm, reward_model
         check_micro_batches(micro_batch_size, micro_batch_tokens)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
-        self.sampling, self.seed, self.packing = sampling or Sampling(), seed_of(seed), packing
+        self.seed, self.packing = seed_of(seed), packing
+        sampling = sampling or Sampling()
+        self.sampling = replace(sampling, seed=seed_of(sampling.seed))
         self.gradient_checkpointing, self.torch_compile = gradient_checkpointing, torch_compile
         self.lora = lora
         self.frozen_sources: Sources = {}

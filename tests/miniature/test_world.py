@@ -124,6 +124,15 @@ def test_pages_that_are_asked_for_are_that_share_and_others_keep_theirs() -> Non
     assert not any(text.startswith(webtext.PAGE_HEADS) for text in plain)
 
 
+def test_the_command_gives_each_kind_of_page_its_share(tmp_path: Path) -> None:
+    generate.main(
+        ["--out", str(tmp_path), "--web-words", "20000", "--worked-pages", "0.1", "--unanswered-pages", "0.5"]
+    )
+    lines = (tmp_path / "raw/text.train.jsonl").read_text(encoding="utf-8").splitlines()
+    heads = sum(json.loads(line)["text"].startswith(webtext.PAGE_HEADS) for line in lines) / len(lines)
+    assert heads == pytest.approx(0.1, abs=0.03)
+
+
 def test_facts_are_many_and_often_stated() -> None:
     assert 100 <= sum(len(table) for table in FACTS.values()) <= 160
     text = "\n".join(webtext.documents(random.Random(4), 520_000))
