@@ -667,6 +667,17 @@ def test_steps_stand_in_their_order_however_a_file_has_them():
     )
 
 
+def test_of_several_runs_of_a_size_the_means_are_taken_step_by_step():
+    row, size = copy.deepcopy(SEEDS[0]), GOLD_RM_PROMPTS[-1]
+    one = claims.overoptimization_curve(row, size)
+    again = row["over"][f"{size}_again"] = overoptimized(2.0, size)
+    other = claims.overoptimization_curve({**row, "over": {str(size): again}}, size)
+    found = claims.overoptimization_curve(row, size)
+    for key in ("d", "gold", "proxy"):
+        assert found[key].tolist() == pytest.approx([(x + y) / 2 for x, y in zip(one[key], other[key], strict=True)])
+    assert found["gold"].tolist() != pytest.approx(one["gold"].tolist())
+
+
 def test_the_drawing_has_the_means_over_seeds():
     found = mean_curve(SEEDS, "best of n", GOLD_RM_PROMPTS[0])
     assert found["d"].tolist() == pytest.approx([0, 0.44, 0.8, 1.1, 1.36, 1.58, 1.78])

@@ -16,7 +16,7 @@ from miniature.gold import judge
 from miniature.labelers import HELD_OUT, TRAINING, Labeler, rank
 from safetensors import safe_open
 
-from benchmarks.paper.stages import BEST_OF, GOLD_RM_PROMPTS
+from benchmarks.paper.stages import BEST_OF, GOLD_RM_PROMPTS, OVER_RUNS
 from lit_instructgpt.callbacks.metric_log import METRICS
 from lit_instructgpt.evaluation.statistics import best_of_n, best_of_n_kl
 from lit_instructgpt.rewards import ModelReward
@@ -126,7 +126,7 @@ def main(out: Path, seed: int) -> None:
         "sft": models_of(out / "evaluate_sft.json"),
         "head_to_head": {"ppo_ptx/large": head_to_head(read(out / "responses.jsonl"), "ppo_ptx", "large")},
         "preferences": preferences(read(out / "responses.jsonl"), "ppo_ptx", "sft", seed),
-        "over": {str(size): models_of(out / f"evaluate_over_{size}.json") for size in GOLD_RM_PROMPTS},
+        "over": {name: models_of(out / f"evaluate_over_{name}.json") for name in OVER_RUNS},
         "best_of": {str(size): best_of(out, size) for size in GOLD_RM_PROMPTS},
     }
     (out / "measures.json").write_text(json.dumps(measures, indent=1) + "\n", encoding="utf-8")

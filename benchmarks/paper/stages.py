@@ -66,9 +66,9 @@ LARGE = (
 )  # fmt: skip
 """The larger pretrained model; counted in parameters by `claims`."""
 
-BASE_EPOCHS, LARGE_EPOCHS = 2, 4
+BASE_EPOCHS, LARGE_EPOCHS = 2, 3
 """Of the pretrained models: what a prefix calls up comes with the second. With as many as the smaller one the larger one predicts
-text no better, and would be a weak opponent; with one more it predicts it .04 nats better, with two .06."""
+text no better, and would be a weak opponent; with one more it predicts it .04 nats better (seeds 17 to 21)."""
 
 SFT_EPOCHS = 16
 """The paper's (section 3.5); the SFT model is the epoch of the highest reward-model score, as there."""
@@ -87,9 +87,16 @@ ONCE_AN_EPOCH = ("--trainer.val_check_interval", "1.0")
 GOLD_RM_PROMPTS = (60, 480, 3840)
 """Ranked prompts that the reward models of the over-optimization study learn from."""
 
+OVER_RUNS = {"60": 60, "480": 480, "3840": 3840, "3840_again": 3840}
+"""Runs of that study -> the ranked prompts behind it. With most data, where the gold score turns last and most gently, its peak
+is known worst: three runs against one reward model had theirs at sqrt(KL) of .69, .91 and 1.25 (seed 18). So there are two."""
+
+AGAIN = 1000
+"""Added to the seed of a second run."""
+
 BEST_OF = 64
 BEST_OF_PROMPTS = 200
-OVER_PROMPTS = 800
+OVER_PROMPTS = 600
 """Of the main comparison's, on which gold and proxy are followed: of 300 a gain is known to .05 of the gold score's spread, a
 quarter of what there is to gain, and the fitted peaks are as noisy."""
 OVER_LR, OVER_EVERY = 0.0005, 2
@@ -116,10 +123,11 @@ PAIR_VALIDATION = 0.2
 NUM_BY_ALL = 250
 """Validation prompts that every labeler ranks."""
 
-WORKED_PAGES, UNANSWERED_PAGES = 0.25, 0.35
-"""Shares of the pretraining text's pages that show, under a heading, a task done well: what a prefix can call up; and that are
-requests which nobody answers: what a prompt without prefix looks like. With as many of these as of the others, how often a
-pretrained model answers such a prompt all the same differs much from seed to seed."""
+WEB_WORDS, WORKED_PAGES, UNANSWERED_PAGES = 600_000, 0.25, 0.35
+"""Words and marks of the pretraining text; shares of its pages that show, under a heading, a task done well, what a prefix can
+call up, and that are requests which nobody answers: what a prompt without prefix looks like. With as many of these as of the
+others, how often a pretrained model answers such a prompt all the same differs much from seed to seed. The text is longer than
+the demo's by what these pages are more: with fewer others, reward models learn less."""
 
 
 MAIN = ("base", "sft", "init", "ppo", "ppo_ptx")
@@ -220,8 +228,8 @@ class Seed:
         """Customers, tasks and text; prepared."""
         out = str(self.out)
         self.command("generate", "--out", f"{out}/collected", "--seed", str(self.seed), "--rankings", str(RANKINGS),
-                     "--worked-pages", str(WORKED_PAGES), "--unanswered-pages", str(UNANSWERED_PAGES),
-                     module="miniature.generate")  # fmt: skip
+                     "--web-words", str(WEB_WORDS), "--worked-pages", str(WORKED_PAGES),
+                     "--unanswered-pages", str(UNANSWERED_PAGES), module="miniature.generate")  # fmt: skip
         inputs = [f"{out}/collected/raw/{name}.jsonl" for name in ("demonstrations", "prompts_rm", "prompts_ppo")]
         self.command("prepare", "prepare", "--config", str(self.demo.config("prepare")), "--inputs", json.dumps(inputs),
                      "--seed", str(self.seed))  # fmt: skip
@@ -317,8 +325,8 @@ class Seed:
             "--data.valid", str(folder / "gold.valid.jsonl"), *ONCE_AN_EPOCH,
         )  # fmt: skip
 
-    def over(self, size: int) -> None:
-        """PPO against it without KL penalty or text, its weights kept along the way."""
+    def over(self, name: str) -> None:
+        """PPO against such a reward model without KL penalty or text, its weights kept along the way."""
         overlay = {
             "trainer": {
                 "val_check_interval": OVER_EVERY,
@@ -327,21 +335,30 @@ class Seed:
                     {"class_path": EXPORT, "init_args": {"every": 1}},
                 ],
             },
-            "model": {"init_args": {"reward_model": self.export(f"gold_rm_{size}")}},
+            "model": {"init_args": {"reward_model": self.export(f"gold_rm_{OVER_RUNS[name]}")}},
         }
-        options = (*NO_TEXT, "--model.ppo.kl_coef", "0", "--model.optimizer.init_args.lr", str(OVER_LR))
-        self.fit(f"over_{size}", ("ppo",), *options, overlay=overlay)
+        seed = self.seed + AGAIN * name.endswith("_again")
+        options = (
+            "--seed_everything",
+            str(seed),
+            *NO_TEXT,
+            "--model.ppo.kl_coef",
+            "0",
+            "--model.optimizer.init_args.lr",
+            str(OVER_LR),
+        )
+        self.fit(f"over_{name}", ("ppo",), *options, overlay=overlay)
 
-    def evaluate_over(self, size: int) -> None:
+    def evaluate_over(self, name: str) -> None:
         """Proxy and gold score, and KL, along that run."""
-        kept = sorted((self.out / f"over_{size}/export_at").iterdir(), key=lambda path: int(path.name))
+        kept = sorted((self.out / f"over_{name}/export_at").iterdir(), key=lambda path: int(path.name))
         models = {"init": self.export("init")} | {f"step_{path.name}": str(path) for path in kept}
         rows = first(read(self.main_prompts), OVER_PROMPTS, "prompts of the over-optimization study")
-        prompts = self.out / f"data/prompts_over_{size}.test.jsonl"
+        prompts = self.out / f"data/prompts_over_{name}.test.jsonl"
         write(prompts, rows)
         self.evaluate(
-            f"evaluate_over_{size}", models, baseline="init", init="init", text=None,
-            reward_model=self.export(f"gold_rm_{size}"), prompts=str(prompts),
+            f"evaluate_over_{name}", models, baseline="init", init="init", text=None,
+            reward_model=self.export(f"gold_rm_{OVER_RUNS[name]}"), prompts=str(prompts),
         )  # fmt: skip
 
     def best_of(self) -> None:
@@ -423,12 +440,13 @@ class Seed:
             self.job("prompted", ("base", "large", "rm"), self.module("prompted"), "prompted", "prompted_large"),
         ]
         for size in GOLD_RM_PROMPTS:
+            made = f"gold_rm_{size}"
+            found.append(self.job(made, ("ranked",), lambda size=size: self.gold_rm(size), made))
+        for name, size in OVER_RUNS.items():
+            made = f"over_{name}"
             found += [
-                self.job(f"gold_rm_{size}", ("ranked",), lambda size=size: self.gold_rm(size), f"gold_rm_{size}"),
-                self.job(
-                    f"over_{size}", ("init", f"gold_rm_{size}"), lambda size=size: self.over(size), f"over_{size}"
-                ),
-                self.job(f"evaluate_over_{size}", (f"over_{size}",), lambda size=size: self.evaluate_over(size)),
+                self.job(made, ("init", f"gold_rm_{size}"), lambda name=name: self.over(name), made),
+                self.job(f"evaluate_{made}", (made,), lambda name=name: self.evaluate_over(name)),
             ]
         found += [
             self.job("evaluate_all", ("large", "sft", *ARMS), self.evaluate_all),
@@ -438,7 +456,7 @@ class Seed:
             self.job("evaluate_rm", ("rm",), self.evaluate_rm),
         ]
         measured = [f"evaluate_{name}" for name in ("all", "main", "prompted", "sft", "rm")]
-        measured += [f"evaluate_over_{size}" for size in GOLD_RM_PROMPTS]
+        measured += [f"evaluate_over_{name}" for name in OVER_RUNS]
         found.append(self.job("measure", ("best_of", "rm_pairs", "rm_kwise", *measured), self.module("measure")))
         return found
 
