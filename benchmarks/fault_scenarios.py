@@ -290,9 +290,10 @@ def damaged(folder: Path, seed: int) -> Outcome:
 
 
 LINES = {"sft": "demos.jsonl:7", "rm": "rankings.jsonl:5", "ppo": "prompts.jsonl:3"}
+OF_LINE = {"sft": "the loss", "rm": "the loss", "ppo": "the values"}  # PPO's are seen before there is a loss of them
 SAYS = {
     "reward": ("the reward of prompt",),
-    "loss": ("no step was taken", "not finite: the loss of", "{line}"),
+    "loss": ("no step was taken", "not finite: {of_line} of ", "{line}"),
     "gradient": ("no step was taken", "not finite: gradients", "samples: "),
     "weight": ("not finite", "weight", "step"),
 }
@@ -308,7 +309,7 @@ def not_finite(bench: Bench, stage: str, place: str) -> Outcome:
     if run.wait() != 2 or not checkpoints(run_dir / "checkpoints"):
         problem = f"exit code {run.code}: {run.text()[-500:]}"
     else:
-        missing = [x for x in SAYS[place] if x.format(line=LINES[stage]) not in run.text()]
+        missing = [x for x in SAYS[place] if x.format(line=LINES[stage], of_line=OF_LINE[stage]) not in run.text()]
         state = read_state(newest(run_dir / "checkpoints").path)
         broken = [name for name, x in state["state_dict"].items() if not bool(torch.isfinite(x).all())]
         if missing:

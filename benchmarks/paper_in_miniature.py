@@ -13,6 +13,9 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         judge_again(args.out or OUT)
         return
     if args.out is None and tuple(args.seeds) != SEEDS and not args.only:
-        parser.error(f"--seeds: what is published is of {SEEDS}; give --out FILE for others")
+        parser.error(f"--seeds: {OUT.relative_to(ROOT)} is for the seeds {SEEDS}; give --out FILE for others")
     os.chdir(ROOT)
     begin = time.perf_counter()
     jobs = [job for seed in args.seeds for job in Seed(args.work, seed, threads=1).jobs()]
@@ -67,12 +70,12 @@ def main(argv: list[str] | None = None) -> None:
         jobs = [job for job in jobs if job.name in wanted]
     ledger = Ledger(args.work / "done")
     check_sources(ledger)
+    jobs = [replace(job, work=partial(unmixed, job.work, ledger)) for job in jobs]
     spent = ledger.directory / "minutes.txt"
     earlier = float(spent.read_text(encoding="ascii")) if spent.is_file() else 0.0
 
     def minutes() -> float:
         """Of this invocation and those before; noted behind each job, so that one that is killed loses a job's at most."""
-        check_sources(ledger)
         found = earlier + (time.perf_counter() - begin) / 60
         ledger.directory.mkdir(parents=True, exist_ok=True)
         spent.write_text(f"{found:.2f}\n", encoding="ascii")
@@ -81,7 +84,6 @@ def main(argv: list[str] | None = None) -> None:
     failed = run(jobs, ledger, args.lanes, behind_each=minutes)
     if failed:
         raise SystemExit("\n".join(f"{name}: {why}" for name, why in failed.items()))
-    check_sources(ledger)  # the jobs read them again and again
     if args.only:
         return
     measures = [
@@ -133,6 +135,13 @@ def commit() -> str | None:
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *places], capture_output=True).returncode
     found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     return found.stdout.strip() if changed == 0 and found.returncode == 0 else None
+
+
+def unmixed(work: Callable[[], None], ledger: Ledger) -> None:
+    """A job, which is done only if the sources are the same before and after it: its commands read them again and again."""
+    check_sources(ledger)
+    work()
+    check_sources(ledger)
 
 
 def check_sources(ledger: Ledger) -> None:

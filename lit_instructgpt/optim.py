@@ -109,19 +109,22 @@ def not_finite(tensors: Iterable[tuple[str, Tensor | None]]) -> list[str]:
 
 
 @torch.no_grad()
-def why_not_finite(module: LightningModule, losses: Callable[[], Iterable[tuple[str, Tensor]]]) -> str:
-    """What is not finite: weights, the loss of some samples, or the gradients alone."""
+def why_not_finite(
+    module: LightningModule, losses: Callable[[], Iterable[tuple[str, Tensor]]], what: str = "the loss"
+) -> str:
+    """What is not finite: weights, the loss (or ``what`` else) of some samples, or the gradients alone."""
     if weights := not_finite(module.named_parameters()):
         return f"not finite: weights {shortened(weights)}; the step before was too large: lower the learning rate"
     found = list(losses())
     bad = not_finite(found)
-    if len(bad) == len(found) > 1:
+    names = {name for part in of_every_process([name for name, _ in found]) for name in part}
+    if len(bad) == len(names) > 1:
         return (
-            f"not finite: the loss of every sample of the batch ({shortened(bad)}): the weights are at fault, not the data; "
+            f"not finite: {what} of every sample of the batch ({shortened(bad)}): the weights are at fault, not the data; "
             "lower the learning rate, and resume from a checkpoint before"
         )
     if bad:
-        return f"not finite: the loss of {shortened(bad)}; look at these samples, and at the model's outputs for them"
+        return f"not finite: {what} of {shortened(bad)}; look at these samples, and at the model's outputs for them"
     gradients = not_finite((name, p.grad) for name, p in module.named_parameters())
     return (
         f"not finite: gradients {shortened(gradients)}, of finite losses; samples: {shortened([name for name, _ in found])}; "

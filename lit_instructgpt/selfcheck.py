@@ -216,6 +216,13 @@ def check_first_rollout(module: PPOModule, rollout: Rollout, tolerance: float) -
     problems = []
     with torch.no_grad():
         again, training = module.logprobs(module.policy, few)[0], module.values(few)
+    for name, found in {"policy": again, "value_model": training}.items():
+        if not torch.isfinite(found[mask]).all():
+            problems.append(
+                f"{name}: what it computes is not finite: its weights are damaged, or too large for the precision"
+            )
+    if problems:
+        raise SelfCheckError(problems)
     ratio = (again - few.logprobs)[mask].abs().max().item()
     if not ratio <= tolerance:
         problems.append(

@@ -175,6 +175,18 @@ def test_r7_what_is_not_finite_is_named(harm: Any, says: str):
         quiet_trainer().fit(module, Batches(math.nan))
 
 
+def test_r7_every_sample_counts_once_however_often_it_is_in_the_batch():
+    """Several responses to a prompt have one place in the data."""
+
+    class Twice(Steps):
+        def losses(self) -> list[tuple[str, Tensor]]:
+            return 2 * [("data:1", torch.tensor(math.nan)), ("data:2", torch.tensor(math.nan))]
+
+    said = r"not finite: the loss of every sample of the batch \(data:1, data:2\): the weights are at fault"
+    with pytest.raises(FloatingPointError, match=said):
+        quiet_trainer().fit(Twice(None), Batches(math.nan))
+
+
 def test_a_long_list_of_names_is_shortened():
     assert shortened([f"w{i}" for i in range(10)], 3) == "w0, w1, w2 and 7 more"
     assert shortened(["a", "b"], 3) == "a, b"

@@ -1,5 +1,6 @@
 """The rules by which the paper's findings hold, on made-up measures; the order of the jobs; the rankings."""
 
+import argparse
 import copy
 import json
 import math
@@ -318,6 +319,67 @@ def test_the_commit_is_known_where_the_sources_are_as_it_has_them(monkeypatch: p
         file.write_text("2\n")
         assert commit() is None
         file.write_text("1\n")
+
+
+def test_a_job_during_which_a_source_changed_is_not_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    source = tmp_path / "stages.py"
+    source.write_text("LR = 1")
+    did = []
+
+    class TwoJobs:
+        def __init__(self, work: Path, seed: int, threads: int) -> None: ...
+
+        def jobs(self) -> list[Job]:
+            def edited() -> None:
+                did.append("0/b")
+                source.write_text("LR = 2")
+
+            return [
+                Job("0/a", [], lambda: did.append("0/a")),
+                Job("0/b", ["0/a"], edited),
+                Job("0/c", ["0/a"], lambda: did.append("0/c")),
+            ]
+
+    monkeypatch.setattr("benchmarks.paper_in_miniature.Seed", TwoJobs)
+    monkeypatch.setattr("benchmarks.paper_in_miniature.check_sources", lambda ledger: ledger.check_sources([source]))
+    arguments = ["--seeds", "0", "--work", str(tmp_path / "w"), "--out", str(tmp_path / "out.json"), "--lanes", "1"]
+    with pytest.raises(SystemExit, match=r"0/b: .*was begun with other .*stages\.py"):
+        paper_main(arguments)
+    assert did == ["0/a", "0/b"], "what comes after it is not begun"
+    assert sorted(file.name for file in (tmp_path / "w/done").glob("*.json")) == ["0-a.json"]
+
+
+def test_a_second_run_of_a_size_has_another_seed_and_the_reward_models_of_a_size_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    ran: dict[str, list[str]] = {}
+    monkeypatch.setattr(Seed, "command", lambda self, stage, *words: ran.update({stage: list(words)}))
+    seed = Seed(tmp_path, 7, threads=1)
+    for name in ("3840", "3840_again"):
+        seed.over(name)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed_everything", type=int)
+    one, again = (
+        parser.parse_known_args([word.replace(f"over_{name}", "OVER") for word in ran[f"over_{name}"][1:]])
+        for name in ("3840", "3840_again")
+    )
+    assert one[0].seed_everything == 7
+    assert again[0].seed_everything not in (7, 8, None)
+    assert one[1] == again[1], "and nothing else"
+
+
+def test_rankings_and_pairs_are_trained_on_with_the_same_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    ran: dict[str, list[str]] = {}
+    monkeypatch.setattr(Seed, "command", lambda self, stage, *words: ran.update({stage: list(words)}))
+    seed = Seed(tmp_path, 7, threads=1)
+    for data in ("kwise", "pairs"):
+        seed.within_an_epoch(data)
+    kwise, pairs = (
+        [word.replace(f"rm_{data}", "RM").replace(f"{data}.train", "DATA") for word in ran[f"rm_{data}"]]
+        for data in ("kwise", "pairs")
+    )
+    assert kwise == pairs
+    assert "--data.batch_size" in kwise
 
 
 def test_minutes_are_noted_behind_each_job_and_add_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -639,11 +701,14 @@ def test_the_table_has_every_claim_and_says_which_do_not_hold():
 
 def test_the_published_claims_are_what_the_rules_of_now_make_of_the_published_measures():
     report = json.loads(OUT.read_text(encoding="utf-8"))
-    if report["seeds"] != list(PUBLISHED):
-        pytest.skip(
-            f"the results are of seeds {report['seeds']}, by the rules of then; those of {PUBLISHED} are not there yet"
-        )
-    assert json.loads(json.dumps(claims.evaluate_claims(report["measures"]))) == report["claims"]
+    judged = json.loads(json.dumps(claims.evaluate_claims(report["measures"])))
+    if report["seeds"] == list(PUBLISHED):
+        assert judged == report["claims"]
+        return
+    same = [(now, then) for now, then in zip(judged, report["claims"], strict=True) if now["rule"] == then["rule"]]
+    assert len(same) >= 8, "an earlier report, by the rules of then"
+    for now, then in same:
+        assert {**now, "note": ""} == {**then, "note": ""}
 
 
 def test_measures_are_judged_anew_without_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning
 import pytest
+import torch
 import yaml
 from stages import DEMOS, PROMPTS, write
 
@@ -20,7 +21,7 @@ from lit_instructgpt.datamodules import ComparisonDataModule, DemoDataModule, Pr
 from lit_instructgpt.lora import LoRA
 from lit_instructgpt.modules import SFT, PPOModule, RankingRM
 from lit_instructgpt.modules.ppo_config import PPOConfig
-from lit_instructgpt.run_seed import seed_of
+from lit_instructgpt.run_seed import begun_with, seed_of
 from lit_instructgpt.sampling import Sampling
 
 READING = {"max_prompt_tokens": 24, "max_response_tokens": 16, "max_tokens": 64}
@@ -128,6 +129,41 @@ def test_the_seed_of_the_run_is_that_of_all_its_parts(stage: str, configs: dict[
         )
 
 
+def drawn(model: Any, name: str) -> list[Any]:
+    """Weights of some name, as they start."""
+    found = [p.detach().clone() for key, p in model.named_parameters() if name in key]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("what", ["head", "value head", "adapters", "order of comparisons", "samples that score SFT"])
+def test_whatever_is_drawn_once_takes_the_seed_of_the_run_too(what: str, tiny_dir: Callable[[str], str]):
+    def draw(seed: int | None) -> Any:
+        if what == "head":
+            module: Any = RankingRM(tiny_dir("gpt2"), seed=seed)
+            module.configure_model()
+            return drawn(module.reward_model, "score")
+        if what == "value head":
+            module = PPOModule(tiny_dir("gpt2"), reward_fn=len, ppo=PPOConfig(seed=seed))  # type: ignore[arg-type]
+            module.configure_model()
+            return drawn(module.value_model, "score")
+        if what == "adapters":
+            module = SFT(tiny_dir("gpt2"), lora=LoRA(rank=2, seed=seed))
+            module.configure_model()
+            return drawn(module.policy, "lora_A")
+        if what == "order of comparisons":
+            return ComparisonDataModule(seed=seed).seed
+        return SFT(tiny_dir("gpt2"), sampling=Sampling(seed=seed)).sampling.seed
+
+    def same(a: Any, b: Any) -> bool:
+        return all(map(torch.equal, a, b)) if isinstance(a, list) else bool(a == b)
+
+    lightning.seed_everything(7)
+    runs, own, other = draw(None), draw(7), draw(0)
+    assert same(runs, own)
+    assert not same(runs, other)
+
+
 def test_the_saved_config_runs_with_another_seed(configs: dict[str, str], tmp_path: Path):
     other = fit(configs["ppo"], tmp_path / "other", "--seed_everything", "7")
     fit(configs["ppo"], tmp_path / "first")
@@ -154,3 +190,42 @@ def test_predict_samples_with_it(tiny_dir: Callable[[str], str], tmp_path: Path)
     other = sample("other", "--seed_everything", "7")
     assert sample("first") != other
     assert sample("own", "--model.sampling.seed", "7") == other
+
+
+@pytest.mark.parametrize(
+    ("stage", "keys"), [("ppo", "model.ppo.seed 7"), ("sft", "model.seed 7, model.sampling.seed 7")]
+)
+def test_a_resumed_run_keeps_its_seeds_whatever_it_is_given(
+    stage: str, keys: str, configs: dict[str, str], tmp_path: Path
+):
+    save = tmp_path / "save.yaml"
+    callback = {"class_path": "lit_instructgpt.callbacks.SaveCheckpoints",
+                "init_args": {"every_n_batches": 1, "keep": 9}}  # fmt: skip
+    save.write_text(yaml.safe_dump({"trainer": {**TRAINER, "enable_checkpointing": True, "callbacks": [callback]}}))
+    whole = fit(configs[stage], tmp_path / "whole", "--config", str(save), "--seed_everything", "7").splitlines()
+    first = min((tmp_path / "whole/checkpoints").iterdir(), key=lambda path: int(path.name.rpartition("-")[2]))
+    resumed = ("--config", str(save), "--ckpt_path", str(first))
+    with pytest.warns(UserWarning, match="the run goes on with the seeds it was begun with") as said:
+        rest = fit(configs[stage], tmp_path / "rest", *resumed, "--seed_everything", "8").splitlines()
+    told = " ".join(str(warning.message) for warning in said)
+    for seeds in (keys, "data.seed 7"):
+        assert f"begun with: {seeds}; {seeds.replace(' 7', ' 8')} would be another run" in told
+
+    def measured(lines: list[str]) -> list[dict[str, float]]:
+        return [{k: v for k, v in json.loads(x).items() if not k.startswith(("time", "throughput"))} for x in lines]
+
+    assert len(rest) < len(whole)
+    assert measured(rest) == measured(whole)[-len(rest) :]
+
+
+def test_a_checkpoint_without_seeds_goes_on_with_those_given_and_says_so(configs: dict[str, str], tmp_path: Path):
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert begun_with(trainer, {}, {"a.seed": 3}) == {"a.seed": 3}, "not fitting"
+    assert begun_with(trainer, {"a.seed": 2}, {"a.seed": 3}) == {"a.seed": 3}, "not fitting"
+    assert begun_with(None, {"a.seed": 2}, {"a.seed": 3}) == {"a.seed": 3}
+    trainer.state.fn = "fit"
+    with pytest.warns(UserWarning, match=r"the checkpoint holds no seeds: the run goes on with a\.seed 3"):
+        assert begun_with(trainer, {}, {"a.seed": 3}) == {"a.seed": 3}
+    assert begun_with(trainer, {"a.seed": 2, "b.seed": 1}, {"a.seed": 2, "c.seed": 5}) == {
+        "a.seed": 2, "b.seed": 1, "c.seed": 5
+    }  # fmt: skip

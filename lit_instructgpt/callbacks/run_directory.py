@@ -97,8 +97,7 @@ def flat(config: Any, path: str = "") -> dict[str, Any]:
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """``KEY OLD -> NEW`` of what differs, and whether it has an effect."""
-    then, now = seeded(then), seeded(now)
-    keys = [key for key in dict.fromkeys([*then, *now]) if key.split(".")[0] not in OF_THIS_START]
+    keys = [key for key in dict.fromkeys([*then, *now]) if key.split(".")[0] not in OF_THIS_START and not _seed(key)]
     return [
         f"{key} {then.get(key)} -> {now.get(key)}" + " (no effect: the checkpoint brings its own)" * _kept(key)
         for key in keys
@@ -106,10 +105,9 @@ def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
 
 
-def seeded(config: dict[str, Any]) -> dict[str, Any]:
-    """With the run's seed in place of the seeds that are None: it is what they are (``run_seed.py``)."""
-    run = config.get("seed_everything")
-    return {key: run if value is None and key.endswith(".seed") else value for key, value in config.items()}
+def _seed(key: str) -> bool:
+    """The checkpoint has them, also those that are null in a config, and says what becomes of them (``run_seed.py``)."""
+    return key == "seed_everything" or key.endswith(".seed")
 
 
 def _kept(key: str) -> bool:

@@ -9,10 +9,14 @@ from lightning.pytorch import LightningDataModule
 
 from lit_instructgpt.datamodules.tokenizing import Source
 from lit_instructgpt.hashes import hash_of
+from lit_instructgpt.run_seed import begun_with
 
 
 class NamedData(LightningDataModule):
-    """Keeps the hash of every training file in checkpoints, and refuses to go on with others."""
+    """Keeps the hash of every training file in checkpoints, and refuses to go on with others; keeps the seed too."""
+
+    seed: int
+    """Of the order of the data."""
 
     def sources(self) -> list[Source]:
         """The data that shape the model."""
@@ -26,14 +30,15 @@ class NamedData(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        return {"data": self.hashes}
+        return {"data": self.hashes, "seeds": {"data.seed": self.seed}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compares, if the run goes on: validation of a checkpoint may have any data.
+        """Compares, if the run goes on, and takes its seed: validation of a checkpoint may have any data.
 
         Raises:
             ValueError: the files hold something else than those the checkpoint was trained on; they may have moved.
         """
+        self.seed = begun_with(self.trainer, state_dict.get("seeds", {}), {"data.seed": self.seed})["data.seed"]
         then: dict[str, str] = state_dict["data"]
         if self.trainer is not None and self.trainer.state.fn != "fit":
             return

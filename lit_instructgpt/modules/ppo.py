@@ -33,7 +33,7 @@ from lit_instructgpt.modules.ppo_config import PPOConfig
 from lit_instructgpt.modules.ppo_frozen import freeze_models, rounding
 from lit_instructgpt.modules.ppo_metrics import Metrics, rollout_stats
 from lit_instructgpt.modules.ppo_models import load_models
-from lit_instructgpt.modules.ppo_rollout import roll_out
+from lit_instructgpt.modules.ppo_rollout import check_values, roll_out
 from lit_instructgpt.modules.ppo_state import Iteration, collect, restore
 from lit_instructgpt.optim import (
     build_optimizer,
@@ -44,7 +44,7 @@ from lit_instructgpt.optim import (
 )
 from lit_instructgpt.packing import Sharing, passes
 from lit_instructgpt.ranks import in_step, own_rows, sum_over_ranks
-from lit_instructgpt.run_seed import seed_of
+from lit_instructgpt.run_seed import begun_with, seed_of
 from lit_instructgpt.selfcheck import check_before_training, check_first_rollout, check_lengths
 from lit_instructgpt.sharding import gathered
 from lit_instructgpt.strategy import mesh_of
@@ -168,6 +168,7 @@ class PPOModule(LightningModule):
 
     def estimate_advantages(self, rollout: Rollout) -> None:
         """Fills in rewards, returns, and advantages, whitened over all episodes."""
+        check_values(self, rollout)
         advantages = self.estimate_returns(rollout)
         rollout.advantages = F.masked_whiten(advantages, rollout.response_mask)
 
@@ -444,11 +445,14 @@ class PPOModule(LightningModule):
                 yield
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """See ``collect``."""
+        """The seed, and see ``collect``."""
+        checkpoint["seeds"] = {"model.ppo.seed": self.seed}
         collect(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """See ``restore``."""
+        """Takes the seed, and see ``restore``."""
+        seeds = begun_with(self._trainer, checkpoint.get("seeds", {}), {"model.ppo.seed": self.seed})
+        self.seed = seeds["model.ppo.seed"]
         restore(self, checkpoint)
 
     def export(self, path: Path | None) -> None:

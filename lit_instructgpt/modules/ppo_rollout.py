@@ -17,7 +17,7 @@ from lit_instructgpt.generation import Sampled, exact
 from lit_instructgpt.inference import inference_copy, whole
 from lit_instructgpt.models import inference_mode
 from lit_instructgpt.modules.ppo_frozen import arithmetic, frozen, frozen_precision, rounding
-from lit_instructgpt.optim import not_finite_here, shortened
+from lit_instructgpt.optim import not_finite_here, shortened, why_not_finite
 from lit_instructgpt.ranks import objects_of_all_ranks, of_all_ranks, own_rows, padded, widest
 
 if TYPE_CHECKING:
@@ -187,14 +187,37 @@ def score(module: PPOModule, rollout: Rollout, prompts: Sequence[str]) -> None:
         if len(scores) != len(texts):
             raise ValueError(f"the reward gave {len(scores)} scores for {len(texts)} responses")
         rollout.scores[:] = torch.tensor(scores, dtype=torch.float32)
-    if not torch.isfinite(rollout.scores).all():
-        row = int((~torch.isfinite(rollout.scores)).nonzero()[0])
-        raise FloatingPointError(
-            f"the reward of prompt {prompts[row]!r} ({module.where[int(rollout.prompt[row])]}) is "
-            f"{rollout.scores[row].item()} in iteration {module.iteration}"
-        )
+    sums = {
+        "the reward": rollout.scores,
+        "the response's log-probability under the policy": F.masked_sum(rollout.logprobs, rollout.response_mask, 1),
+        "the response's log-probability under the reference model": F.masked_sum(
+            rollout.ref_logprobs, rollout.response_mask, 1
+        ),
+    }
+    for name, found in sums.items():
+        if not torch.isfinite(found).all():
+            row = int((~torch.isfinite(found)).nonzero()[0])
+            raise FloatingPointError(
+                f"{name} of prompt {prompts[row]!r} ({module.where[int(rollout.prompt[row])]}) is "
+                f"{found[row].item()} in iteration {module.iteration}"
+            )
     kl = F.masked_sum(F.kl_k1(rollout.logprobs, rollout.ref_logprobs), rollout.response_mask, 1)
     module.samples = [
         {"prompt": prompt, "response": text, "score": round(score, 4), "kl": round(nats, 4)}
         for prompt, text, score, nats in zip(prompts, texts, rollout.scores.tolist(), kl.tolist(), strict=True)
     ]
+
+
+def check_values(module: PPOModule, rollout: Rollout) -> None:
+    """Refuses values that are not finite: whitening would spread those of one episode to all.
+
+    Raises:
+        FloatingPointError: naming the weights, or where the prompts of those episodes are from.
+    """
+    values = rollout.values.masked_fill(~rollout.response_mask, 0.0)
+    if not torch.isfinite(values).all():
+        where = [module.where[i] for i in rollout.prompt.tolist()]
+        raise FloatingPointError(
+            f"the values are not finite at optimizer step {module.global_step}: no step was taken; "
+            + why_not_finite(module, partial(zip, where, values), "the values")
+        )

@@ -44,7 +44,7 @@ from lit_instructgpt.optim import (
 from lit_instructgpt.packing import check_micro_batches, passes
 from lit_instructgpt.ranks import in_step, sum_over_ranks
 from lit_instructgpt.rewards import ModelReward
-from lit_instructgpt.run_seed import seed_of
+from lit_instructgpt.run_seed import begun_with, seed_of
 from lit_instructgpt.sampling import Sampling, sample_rows, sample_texts
 from lit_instructgpt.sharding import gathered
 from lit_instructgpt.strategy import mesh_of
@@ -306,9 +306,17 @@ class SFT(LightningModule):
             self.tokenizer.save_pretrained(path)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """With adapters: leaves the frozen weights out, and names them."""
+        """The seeds; with adapters: leaves the frozen weights out, and names them."""
+        checkpoint["seeds"] = self.seeds()
         name_frozen(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses other frozen weights."""
+        """Takes the seeds, and refuses other frozen weights."""
+        seeds = begun_with(self._trainer, checkpoint.get("seeds", {}), self.seeds())
+        self.seed, self.sampling = seeds["model.seed"], replace(self.sampling, seed=seeds["model.sampling.seed"])
         check_same(checkpoint.get("frozen", {}), self.frozen_sources)
+
+    def seeds(self) -> dict[str, int]:
+        """Key -> seed, of whatever is drawn during a run."""
+        assert self.sampling.seed is not None
+        return {"model.seed": self.seed, "model.sampling.seed": self.sampling.seed}

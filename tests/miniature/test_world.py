@@ -125,12 +125,18 @@ def test_pages_that_are_asked_for_are_that_share_and_others_keep_theirs() -> Non
 
 
 def test_the_command_gives_each_kind_of_page_its_share(tmp_path: Path) -> None:
-    generate.main(
-        ["--out", str(tmp_path), "--web-words", "20000", "--worked-pages", "0.1", "--unanswered-pages", "0.5"]
-    )
-    lines = (tmp_path / "raw/text.train.jsonl").read_text(encoding="utf-8").splitlines()
-    heads = sum(json.loads(line)["text"].startswith(webtext.PAGE_HEADS) for line in lines) / len(lines)
-    assert heads == pytest.approx(0.1, abs=0.03)
+    def shares(name: str, *options: str) -> tuple[float, float]:
+        """Of worked pages, and of those that say what is rude, which are as ever."""
+        generate.main(["--out", str(tmp_path / name), "--web-words", "200000", "--worked-pages", "0.1", *options])
+        lines = (tmp_path / name / "raw/text.train.jsonl").read_text(encoding="utf-8").splitlines()
+        texts = [json.loads(line)["text"] for line in lines]
+        return tuple(sum(map(has, texts)) / len(texts) for has in (
+            lambda text: text.startswith(webtext.PAGE_HEADS), lambda text: text.startswith("It is rude to say:")
+        ))  # type: ignore[return-value]  # fmt: skip
+
+    both, worked_alone = shares("both", "--unanswered-pages", "0.5"), shares("alone")
+    assert (both[0], worked_alone[0]) == (pytest.approx(0.1, abs=0.03), pytest.approx(0.1, abs=0.03))
+    assert both[1] / worked_alone[1] == pytest.approx(0.4 / 0.9, abs=0.15), "0.4 of the pages are as ever, else 0.9"
 
 
 def test_facts_are_many_and_often_stated() -> None:

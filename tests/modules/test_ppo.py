@@ -36,8 +36,9 @@ from lit_instructgpt.callbacks import ExportHF, SampleTable
 from lit_instructgpt.engines import ENGINES
 from lit_instructgpt.generation import sample
 from lit_instructgpt.kl_control import AdaptiveKL
-from lit_instructgpt.modules import PPOModule
+from lit_instructgpt.modules import PPOModule, ppo_rollout
 from lit_instructgpt.modules.ppo_state import Iteration
+from lit_instructgpt.selfcheck import SelfCheckError
 
 Dirs = Callable[[str], str]
 
@@ -597,6 +598,64 @@ def test_pitfall_13_a_reward_that_is_not_finite_names_its_prompt(tiny_dir: Dirs,
     module = PPOModule(tiny_dir("gpt2"), reward_fn=reward, ppo=ppo())
     said = rf"the reward of prompt 'stop now' \(.*prompts\.jsonl:4\) is {bad} in iteration 0"
     with pytest.raises(FloatingPointError, match=said):
+        fit(module, prompts(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (4, "the values are not finite at optimizer step 4: no step was taken; not finite: the values of "),
+        (
+            1,
+            "the loss is nan and the gradient norm .* at optimizer step [123]: no step was taken; not finite: the loss of ",
+        ),
+    ],
+)
+def test_r7_values_that_are_not_finite_name_their_prompt_alone(
+    tiny_dir: Dirs, tiny_reward_dir: Dirs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, said: str
+):
+    """From the second rollout on, where whitening would spread them to all episodes; within the first iteration."""
+    values = PPOModule.values
+
+    def spoilt(self: PPOModule, part: Any) -> Tensor:
+        bad = [self.global_step >= after and self.where[i].endswith(":4") for i in part.prompt.tolist()]
+        return torch.where(torch.tensor(bad)[:, None], float("nan"), values(self, part))
+
+    monkeypatch.setattr(PPOModule, "values", spoilt)
+    settings = ppo(num_epochs=2, minibatch_size=4)
+    module = PPOModule(tiny_dir("gpt2"), reward_model=tiny_reward_dir("gpt2"), ppo=settings)
+    with pytest.raises(FloatingPointError, match=said + r"\S*prompts\.jsonl:4; look at these samples"):
+        fit(module, prompts(tmp_path, num_episodes=16), tmp_path)
+
+
+@pytest.mark.parametrize("under", ["the policy", "the reference model"])
+def test_log_probabilities_that_are_not_finite_name_their_prompt(
+    tiny_dir: Dirs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, under: str
+):
+    score = ppo_rollout.score
+
+    def spoilt(module: PPOModule, rollout: Rollout, texts: Sequence[str]) -> None:
+        row = list(texts).index("stop now")
+        if under == "the policy":
+            rollout.logprobs[row, 0] = float("nan")
+        else:
+            logprobs = module.logprobs
+            monkeypatch.setattr(module, "logprobs", lambda *args: tuple(x + float("-inf") for x in logprobs(*args)))
+        score(module, rollout, texts)
+
+    monkeypatch.setattr(ppo_rollout, "score", spoilt)
+    module = PPOModule(tiny_dir("gpt2"), reward_fn=length_reward, ppo=ppo())
+    where = r"'stop now' \(.*prompts\.jsonl:4\) is nan" if under == "the policy" else r".* is -inf"
+    with pytest.raises(FloatingPointError, match=f"log-probability under {under} of prompt {where} in iteration 0"):
+        fit(module, prompts(tmp_path), tmp_path)
+
+
+def test_a_value_model_that_is_damaged_is_named_before_the_first_update(
+    tiny_dir: Dirs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(PPOModule, "values", lambda self, part: torch.full_like(part.logprobs, float("nan")))
+    module = PPOModule(tiny_dir("gpt2"), reward_fn=length_reward, ppo=ppo())
+    with pytest.raises(SelfCheckError, match="value_model: what it computes is not finite: its weights are damaged"):
         fit(module, prompts(tmp_path), tmp_path)
 
 
