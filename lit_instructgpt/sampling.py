@@ -22,7 +22,7 @@ class Sampling:
         num_samples: responses per prompt (K).
         max_new_tokens: a response is cut here if it has not ended.
         temperature: 1 is the model's own distribution, 0 its most likely token.
-        seed: of the random numbers; None: that of the run (``--seed_everything``) in ``fit`` and ``predict``, else 0.
+        seed: of the random numbers; None: that of the run (``--seed_everything``) in Lightning's commands, else 0.
         engine: what samples: own, transformers' generate or its continuous_batching.
     """
 
