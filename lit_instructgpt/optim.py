@@ -113,8 +113,10 @@ def why_not_finite(
     module: LightningModule, losses: Callable[[], Iterable[tuple[str, Tensor]]], what: str = "the loss"
 ) -> str:
     """What is not finite: weights, the loss (or ``what`` else) of some samples, or the gradients alone."""
-    if weights := not_finite(module.named_parameters()):
+    if weights := not_finite((name, p) for name, p in module.named_parameters() if p.requires_grad):
         return f"not finite: weights {shortened(weights)}; the step before was too large: lower the learning rate"
+    if frozen := not_finite((name, p) for name, p in module.named_parameters() if not p.requires_grad):
+        return f"not finite: frozen weights {shortened(frozen)}, which no step changes: the directory they are from is damaged"
     found = list(losses())
     bad = not_finite(found)
     names = {name for part in of_every_process([name for name, _ in found]) for name in part}

@@ -166,6 +166,10 @@ def test_pitfall_13_a_gradient_that_is_not_finite_stops_before_the_step(bad: flo
         (lambda m: setattr(m, "bad_loss", math.nan), r"not finite: the loss of data:2; look at these samples"),
         (lambda m: None, r"not finite: gradients weight, of finite losses; samples: data:1, data:2;"),
         (lambda m: m.unused.data.fill_(math.inf), r"not finite: weights unused; the step before was too large"),
+        (
+            lambda m: m.unused.requires_grad_(False).fill_(math.inf),
+            r"not finite: frozen weights unused, which no step changes: the directory they are from is damaged",
+        ),
     ],
 )
 def test_r7_what_is_not_finite_is_named(harm: Any, says: str):
