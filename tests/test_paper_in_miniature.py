@@ -105,7 +105,11 @@ def test_what_was_begun_with_other_sources_is_not_gone_on_with(tmp_path: Path):
     ledger, source = Ledger(tmp_path / "work/done"), tmp_path / "stages.py"
     source.write_text("LR = 1")
     ledger.check_sources([source])
+    noted = tmp_path / "work/done/sources.txt"
+    noted.chmod(0o400)
+    before = noted.stat().st_mtime_ns
     ledger.check_sources([source])
+    assert noted.stat().st_mtime_ns == before, "read by several jobs at once, so written once"
     source.write_text("LR = 2")
     with pytest.raises(ValueError, match=r"work was begun with other .*stages\.py: move it away"):
         ledger.check_sources([source])

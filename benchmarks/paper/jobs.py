@@ -61,6 +61,7 @@ class Ledger:
                 raise ValueError(
                     f"{self.directory.parent} was begun with other {', '.join(changed)}: move it away, or give another --work"
                 )
+            return  # and is not written again: several jobs look at it at once
         self.directory.mkdir(parents=True, exist_ok=True)
         noted.write_text(json.dumps(found) + "\n", encoding="utf-8")
 
