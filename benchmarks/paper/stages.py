@@ -135,7 +135,7 @@ MAIN = ("base", "sft", "init", "ppo", "ppo_ptx")
 
 NUM_MAIN = 1500
 """Prompts of customers that no stage has seen, in words that none has: those for PPO, then those for the reward model. The
-worlds of seeds 27 to 32 have so many."""
+worlds of seeds 27 to 31 have so many."""
 
 NUM_PROMPTED = 750
 """Of them, those on which the prompted models are compared: they differ far more from seed to seed than that is known by."""
