@@ -24,10 +24,11 @@ needs_lm_eval = pytest.mark.skipif(
 foreign_warnings = pytest.mark.filterwarnings("ignore")
 """Those of the harness and of what it imports are not ours."""
 
-QUESTIONS = [
+MANY_QUESTIONS = [
     {"asked": f"Question: {phrase(i, 4)}? Answer:", "answers": [phrase(i + k, 2 + k) for k in range(3)], "right": i % 3}
-    for i in range(8)
+    for i in range(40)
 ]
+QUESTIONS = MANY_QUESTIONS[:8]
 
 
 @pytest.fixture
@@ -87,17 +88,21 @@ def test_what_is_asked_stands_in_the_chat_template(
     (directory / "chat_template.jinja").write_text(
         "{% for m in messages %}say {{ m.content }}{% endfor %} hello", "utf-8"
     )
+    model = plain_policy(tiny_dir("gpt_neox"))
+    chosen: dict[str, list[int]] = {"plain": [], "chat": []}
+    for row in MANY_QUESTIONS:  # behind a template the harness puts no space before an answer
+        for name, context, before in (("plain", row["asked"], " "), ("chat", f"say {row['asked']} hello", "")):
+            sums, _ = plain_logprobs(model, tokenizer, context, [f"{before}{answer}" for answer in row["answers"]])
+            chosen[name].append(sums.index(max(sums)))
+    assert chosen["plain"] != chosen["chat"], "the questions tell the two apart"
+    write(
+        tmp_path / "questions.jsonl",
+        [row | {"right": k} for row, k in zip(MANY_QUESTIONS, chosen["chat"], strict=True)],
+    )
     found = harness(
         str(directory), "three_choices", str(tmp_path / "r.json"), str(task), num_fewshot=0, apply_chat_template=True
     )
-    model = plain_policy(tiny_dir("gpt_neox"))
-    right = {"plain": 0, "chat": 0}
-    for row in QUESTIONS:  # behind a template the harness puts no space before an answer
-        for name, context, before in (("plain", row["asked"], " "), ("chat", f"say {row['asked']} hello", "")):
-            sums, _ = plain_logprobs(model, tokenizer, context, [f"{before}{answer}" for answer in row["answers"]])
-            right[name] += sums.index(max(sums)) == row["right"]
-    assert right["plain"] != right["chat"], "the questions tell the two apart"
-    assert found["results"]["three_choices"]["acc,none"] == pytest.approx(right["chat"] / len(QUESTIONS), abs=1e-6)
+    assert found["results"]["three_choices"]["acc,none"] == 1.0
     assert found["apply_chat_template"] is True
 
 
