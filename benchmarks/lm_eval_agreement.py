@@ -27,6 +27,7 @@ import torch
 import transformers
 import yaml
 
+from benchmarks.real.commands import options
 from lit_instructgpt.evaluation import tasks
 from lit_instructgpt.evaluation.benchmark_files import (
     Question,
@@ -265,7 +266,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     found, rounding = measure(args.model, args.data, args.num)
     report = {
-        "command": "python benchmarks/lm_eval_agreement.py --data DIR", "model": Path(args.model).name, "seed": None,
+        "command": f"python benchmarks/lm_eval_agreement.py --data DIR{options(parser, args, ('data', 'out'))}",
+        "model": Path(args.model).name, "seed": None,
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("lm_eval", "torch", "transformers", "datasets")},

@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     earlier = float(spent.read_text(encoding="ascii")) if spent.is_file() else 0.0
 
     def minutes() -> float:
-        """Of this invocation and those before; noted behind each job, so that one that is killed loses a job's at most."""
+        """Of all invocations in this directory; noted behind each job, so that one that is killed loses a job's at most."""
         found = earlier + (time.perf_counter() - begin) / 60
         ledger.directory.mkdir(parents=True, exist_ok=True)
         spent.write_text(f"{found:.2f}\n", encoding="ascii")

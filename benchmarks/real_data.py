@@ -24,6 +24,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.real.commands import commit, options
 from benchmarks.real.figures import learning_curve, measure_reward_model
 from benchmarks.real.selection import SIZES, Row, read, select
 from benchmarks.real.stages import Stages
@@ -170,13 +171,12 @@ def main(argv: list[str] | None = None) -> None:
     curve = learning_curve(work / "rm", num_train, RM_BATCH, size.curve_part,
                            lambda path: reward_model if path == last_export else figures.reward_model(path))  # fmt: skip
     seconds = {**stages.commands.seconds, "rm_figures": round(sum(figures.seconds.values()), 1)}
-    options = "".join(f" --{name} {value}" for name, value, usual in
-                      (("size", args.size, "hour"), ("device", args.device, "cpu")) if value != usual)  # fmt: skip
-    shown = f"python benchmarks/real_data.py --data DIR{options}"
+    shown = f"python benchmarks/real_data.py --data DIR{options(parser, args, ('data', 'out', 'work', 'until'))}"
     origin = args.model / "smollm2_origin.json"
     report = {
         "title": "SmolLM2-135M-Instruct: SFT, reward model and PPO-ptx on real human records",
         "command": shown,
+        "commit": commit(),
         "seed": args.seed,
         "model": json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else args.model.name,
         "versions": versions(),

@@ -21,7 +21,7 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.real.commands import Commands
+from benchmarks.real.commands import Commands, commit, options
 from benchmarks.real.selection import read, to_messages, write
 from benchmarks.real.stages import EVALUATION_BATCH
 from benchmarks.real_data import hardware, versions
@@ -227,7 +227,8 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     report = {
         "command": f"python benchmarks/real_evaluation.py --data DIR --num {args.num}"
-        + (f" --device {args.device}" if args.device != "cpu" else ""),
+        + options(parser, args, ("data", "num", "work", "out")),
+        "commit": commit(),
         "seed": args.seed,
         "taken": taken,
         "versions": versions(),
@@ -273,7 +274,8 @@ def words_of_systems(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def numbers(found: dict[str, Any]) -> dict[str, Any]:
     """Of what evaluate_rm wrote: per file what was measured, pair accuracy and calibration; agreement; the systems' order."""
-    kept = ("pair_accuracy", "ci95", "num_pairs", "num_tied", "num_prompts", "length_baseline", "per_source")
+    kept = ("pair_accuracy", "ci95", "num_pairs", "num_tied", "num_prompts", "length_baseline",
+            "accuracy_minus_length_baseline", "per_source")  # fmt: skip
     pairs = {
         name: {
             **{key: row[key] for key in kept},

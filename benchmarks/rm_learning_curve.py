@@ -32,6 +32,7 @@ if __package__ in (None, ""):
 import numpy as np
 from scipy.stats import linregress, t
 
+from benchmarks.real.commands import options
 from benchmarks.real.selection import ALL, Row, find, pairs, read, select_comparisons, write
 from benchmarks.real.stages import MAX_PROMPT_TOKENS, READING, Stages
 from benchmarks.real_data import Figures, hardware, show, versions
@@ -161,11 +162,7 @@ def main(argv: list[str] | None = None) -> None:
     if ignored:
         parser.error(f"{', '.join(ignored)} beside --join: it trains nothing, the files say it")
     if args.join is None:
-        options = "".join(
-            f" --{name} {value}" for name in ("trained", "seed", "device", "precision")
-            if (value := getattr(args, name)) != parser.get_default(name)
-        )  # fmt: skip
-        curve, common = measure(args, options)
+        curve, common = measure(args, options(parser, args, ("data", "join", "sizes", "work", "out")))
     else:
         try:
             curve, common = join([json.loads(file.read_text(encoding="utf-8")) for file in args.join])
@@ -177,13 +174,13 @@ def main(argv: list[str] | None = None) -> None:
     print(f"written to {args.out}")
 
 
-def command(curve: Sequence[Row], options: str) -> str:
+def command(curve: Sequence[Row], given: str) -> str:
     """What trains and measures a curve."""
     sizes = " ".join(str(row["num_rankings"]) for row in curve)
-    return f"python benchmarks/rm_learning_curve.py --data DIR --sizes {sizes}{options}"
+    return f"python benchmarks/rm_learning_curve.py --data DIR --sizes {sizes}{given}"
 
 
-def measure(args: argparse.Namespace, options: str) -> tuple[list[Row], Row]:
+def measure(args: argparse.Namespace, given: str) -> tuple[list[Row], Row]:
     """The curve, trained and measured size by size, and what goes beside it."""
     from lit_instructgpt.hashes import hash_of
 
@@ -215,7 +212,7 @@ def measure(args: argparse.Namespace, options: str) -> tuple[list[Row], Row]:
             "seconds": {"fit": stages.commands.seconds["rm"], "figures": sum(figures.seconds.values())},
         })  # fmt: skip
     return curve, {
-        "options": options,
+        "options": given,
         "seed": args.seed,
         "start": hash_of(args.trained / "sft/export", ("*.safetensors",)),
         "records": hashlib.sha256(json.dumps([train, valid]).encode()).hexdigest(),

@@ -99,6 +99,13 @@ def _baselines(row: dict[str, Any]) -> str:
     return " | ".join(cells)
 
 
+def beside_length(row: dict[str, Any]) -> str:
+    """How often the longer answer is the better one, and what the reward model has over it on the same pairs."""
+    gain = row["accuracy_minus_length_baseline"]
+    low, high = gain["ci95"]
+    return f"{row['length_baseline']:.1%}; {100 * gain['mean']:+.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
 def real_data_figures(results: dict[str, Any]) -> str:
     """The reward model's course, and the policies, with the rules of selection and the notes; for docs/results.md."""
     notes = "\n".join(f"- {note}" for note in results["notes"])
@@ -382,7 +389,8 @@ def real_evaluation(results: dict[str, Any]) -> str:
         name = ", ".join(part for part in (task, variant, key) if part)
         lines.append(f"| {name}, n = {rows[0]['n']} | {' | '.join(cells)} |")
     pairs = [
-        "| human pairs | rankings | pairs | ties | reward model (95 % CI) | longer answer | calibration error; by chance "
+        "| human pairs | rankings | pairs | ties | reward model (95 % CI) | longer answer; reward model less it, points "
+        "| calibration error; by chance "
         "| labelers with one another; reward model with them |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -394,7 +402,7 @@ def real_evaluation(results: dict[str, Any]) -> str:
         among = with_people(people["labelers"], people["models"]["rm"]) if people else "one ranking a pair"
         pairs.append(
             f"| {name} | {row['measured']} of {num_rankings} | {row['num_pairs']} | {row['num_tied']} "
-            f"| {row['pair_accuracy']:.1%} ({low:.1%} to {high:.1%}) | {row['length_baseline']:.1%} "
+            f"| {row['pair_accuracy']:.1%} ({low:.1%} to {high:.1%}) | {beside_length(row)} "
             f"| {row['ece']:.3f}; {row['ece_by_chance']:.3f} | {among} |"
         )
         for source, part in row["per_source"].items() if len(row["per_source"]) > 1 else ():
@@ -403,11 +411,14 @@ def real_evaluation(results: dict[str, Any]) -> str:
             low, high = part["ci95"]
             pairs.append(
                 f"| {name}: {source} | | {part['num_pairs']} | | {part['accuracy']:.1%} ({low:.1%} to {high:.1%}) "
-                f"| {part['length_baseline']:.1%} | | |"
+                f"| {beside_length(part)} | | |"
             )
-    above = [name for name, row in reward["pairs"].items() if row["ci95"][0] > row["length_baseline"]]
+    gains = {name: row["accuracy_minus_length_baseline"]["ci95"] for name, row in reward["pairs"].items()}
+    above = [name for name, (low, _) in gains.items() if low > 0]
+    below = [name for name, (_, high) in gains.items() if high < 0]
     lengths = (
-        f"The reward model's interval lies above the longer answer's share on: {', '.join(above) or 'none of them'}."
+        f"On the same pairs the reward model is above the longer answer, its interval too, on: {', '.join(above) or 'none'}; "
+        f"below it on: {', '.join(below) or 'none'}."
     )
     scores = reward["outputs"]["models"]["rm"]
     order = reward["outputs"]["order"]["models"]["rm"]

@@ -16,8 +16,9 @@ from lit_instructgpt.functional import ranking_pairs
 class PairAccuracy(Metric):
     """Share of untied pairs whose better completion scores higher, overall and per group.
 
-    An equal score counts half. Beside it the length baseline: the share in which the longer completion
-    is the better one, equal lengths counting half. Groups are fixed at construction, so that ranks agree.
+    An equal score counts half. Beside it the length baseline: the share in which the completion of more
+    tokens, as the model reads them, is the better one, equal lengths counting half. Groups are fixed at construction, so that
+    ranks agree.
 
     Args:
         groups: names such as ``source/x`` and ``labeler/y``.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_instructgpt.batch import pad
@@ -17,6 +18,10 @@ from lit_instructgpt.scalar_model import ScalarModel
 
 SHARED_TOKENS = 4096
 """Tokens of a row in which responses share their prompt: its attention mask has their square."""
+
+
+WHOLE = 10**9
+"""More tokens than any response has."""
 
 
 class Reward(Protocol):
@@ -34,7 +39,7 @@ class ModelReward:
         model: directory that the reward model's stage exported (or any sequence-classification model
             with one label).
         format: for a directory that does not say how its prompts were formatted.
-        max_response_tokens: longer responses are cut, their EOS kept.
+        max_response_tokens: longer responses are cut, their EOS kept, and so are those over its context; it says how many.
         batch_size: sequences per forward pass.
         device: where the model runs.
     """
@@ -55,9 +60,10 @@ class ModelReward:
 
     def __call__(self, prompts: Sequence[str | Messages], responses: Sequence[str]) -> list[float]:
         """Scores of the formatted prompt and response, EOS appended."""
-        context = getattr(self.model.model.config, "max_position_embeddings", None) or 10**9
+        context = getattr(self.model.model.config, "max_position_embeddings", None) or WHOLE
         sequences: list[list[int]] = []
         num_prompt: list[int] = []
+        num_cut = 0
         for prompt, response in zip(prompts, responses, strict=True):
             tokens = self.format.prompt_ids(prompt, self.tokenizer)
             limit = min(self.max_response_tokens, context - len(tokens))
@@ -65,8 +71,15 @@ class ModelReward:
                 raise ValueError(
                     f"a prompt of {len(tokens)} tokens leaves no room in the reward model's context of {context}"
                 )
-            sequences.append(tokens + self.format.response_ids(response, self.tokenizer, limit))
+            whole = self.format.response_ids(response, self.tokenizer, WHOLE)
+            num_cut += len(whole) > limit
+            sequences.append(tokens + (whole if len(whole) <= limit else [*whole[: limit - 1], whole[-1]]))
             num_prompt.append(len(tokens))
+        if num_cut:
+            rank_zero_info(
+                f"reward model: {num_cut} of {len(sequences)} responses are longer than it reads (max_response_tokens "
+                f"{self.max_response_tokens}, context {context}): they are scored cut, their EOS kept"
+            )
         return self.score_sequences(sequences, num_prompt)
 
     def score_sequences(self, sequences: Sequence[list[int]], num_prompt: Sequence[int] | None = None) -> list[float]:

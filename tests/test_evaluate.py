@@ -96,9 +96,12 @@ def test_the_report_is_what_is_written(found: Any):
         "prompts": len(PROMPTS),
         "text": len(TEXT),
         "comparisons": len(COMPARISONS),
-        "held_out_comparisons": report["files"]["held_out_comparisons"]["measured"],
+        "held_out_comparisons": 1,
     }
-    assert report["files"]["comparisons"]["measured"] == len(COMPARISONS)
+    assert [report["files"][name]["measured"] for name in ("comparisons", "held_out_comparisons")] == [
+        len(COMPARISONS),
+        1,
+    ]
     assert report["files"]["prompts"]["path"] == str(path / "p.jsonl")
     named = report["directories"]
     assert list(named) == ["models.sft", "models.ppo", "reward_model"]
@@ -109,7 +112,7 @@ def test_the_report_is_what_is_written(found: Any):
     assert report["settings"]["sampling"]["max_new_tokens"] == SAMPLING.max_new_tokens
     assert {
         "pair_accuracy", "ci95", "pair_accuracy_held_out_labelers", "ci95_held_out_labelers", "num_pairs",
-        "length_baseline", "per_source", "calibration",
+        "length_baseline", "accuracy_minus_length_baseline", "per_source", "calibration",
     } <= set(report["rm"])  # fmt: skip
 
 
@@ -188,6 +191,10 @@ def test_text_loss_is_the_mean_over_the_tokens_of_the_blocks(found: Any, models:
         with torch.no_grad():
             expected = torch.cat([token_nlls(model, block) for block in blocks if len(block) > 1]).mean().item()
         assert report["models"][name]["text_loss"] == pytest.approx(expected, abs=1e-5)
+        predicted = sum(len(block) - 1 for block in blocks if len(block) > 1)
+        num_bytes = sum(len(row["text"].encode()) for row in TEXT)
+        per_byte = report["models"][name]["text_loss_per_byte"]
+        assert per_byte == pytest.approx(expected * predicted / num_bytes, abs=1e-5)
 
 
 def test_the_reward_models_accuracy_is_counted_over_untied_pairs(
@@ -199,7 +206,7 @@ def test_the_reward_models_accuracy_is_counted_over_untied_pairs(
     for row in COMPARISONS:
         with torch.no_grad():
             scores = [score_of(model, whole_ids(tokenizer, row["prompt"], text)).item() for text in row["responses"]]
-        lengths = [len(tokenizer(text).input_ids) for text in row["responses"]]
+        lengths = [len(text) for text in row["responses"]]
         for i in range(len(scores)):
             for j in range(len(scores)):
                 if row["ranking"][i] < row["ranking"][j]:
@@ -268,6 +275,7 @@ def test_without_a_judge_the_reward_model_decides(
     assert report["wins_by"] == "reward_model"
     assert report["models"]["b"]["win_rate_vs_a"] == sum(a > b for a, b in zip(own, other, strict=True)) / len(PROMPTS)
     assert report["models"]["b"]["text_loss"] is None
+    assert report["models"]["b"]["text_loss_per_byte"] is None
     assert "rm" not in report
 
 
@@ -469,6 +477,45 @@ def test_responses_are_written_for_people_to_rank(models: dict[str, str], tmp_pa
             name: texts[name][i] for name in models
         }
     assert len({tuple(row["systems"]) for row in written}) == 2, "the order says nothing about whose it is"
+
+
+def test_responses_for_people_do_not_come_with_rankings_of_others(models: dict[str, str], tmp_path: Path):
+    """The prompts are lines of rankings: what people said of their responses is not about what the models write."""
+    kept = [{"id": f"p{i}", "prompt": row["prompt"], "turns": ["a", "b", "c"]} for i, row in enumerate(PROMPTS)]
+    rows = [
+        {**row, "responses": ["x", "y"], "ranking": [1, 2], "labeler": "ann", "criterion": "overall", "likert": [7, 1],
+         "systems": ["old", "older"]}
+        for row in kept
+    ]  # fmt: skip
+    evaluate(
+        models, write(tmp_path / "p.jsonl", rows), str(tmp_path / "r.json"), judge=Judge(), sampling=SAMPLING,
+        reading=READING, batch_size=3, responses_out=str(tmp_path / "responses.jsonl"),
+    )  # fmt: skip
+    written = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]
+    assert [{key: row[key] for key in ("id", "prompt", "turns")} for row in written] == kept
+    assert all(set(row) == {"id", "prompt", "turns", "responses", "systems"} for row in written)
+    assert all(sorted(row["systems"]) == ["ppo", "sft"] for row in written)
+
+
+@pytest.mark.parametrize(("family", "key"), [("gpt2", "n_positions"), ("gpt_neox", "max_position_embeddings")])
+def test_a_reward_model_whose_context_is_too_short_is_refused_before_sampling(
+    models: dict[str, str], make_dir: Callable[..., str], tmp_path: Path, tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch, family: str, key: str,
+):  # fmt: skip
+    """It reads the policies' own tokens: learned positions would end within them, rotary ones go wrong."""
+
+    def never(*args: Any) -> None:
+        raise AssertionError("sampled before the check")
+
+    longest = max(len(tokenizer(row["prompt"] + "\n").input_ids) for row in PROMPTS)
+    directory = make_dir(family, reward=True, **{key: longest + SAMPLING.max_new_tokens - 1})
+    monkeypatch.setattr(Evaluated, "sample", never)
+    setting = r"reading\.max_prompt_tokens or sampling\.max_new_tokens \(6\)"
+    with pytest.raises(ValueError, match=rf"do not fit the context of \d+ of the reward model: lower {setting}"):
+        evaluate(
+            models, write(tmp_path / "p.jsonl", PROMPTS), str(tmp_path / "r.json"), reward_model=directory,
+            sampling=SAMPLING, reading=READING, format=PromptFormat("{prompt}\n"),
+        )  # fmt: skip
 
 
 def test_with_few_prompts_the_interval_is_not_trusted(

@@ -212,15 +212,17 @@ def test_whole_rankings_are_of_all_different_outputs_of_prompts_that_have_enough
 def test_the_truth_ranks_by_utility_and_leaves_out_what_it_cannot_tell_apart():
     rows = sampled(20)
     found = {row["id"]: row for row in by_truth(rows, 0)}
-    for row in rows:
+    told_apart = [row for row in rows if len({judge(row["gold"], text).utility for text in row["responses"]}) > 1]
+    assert 0 < len(told_apart) <= len(rows)
+    assert set(found) == {row["id"] for row in told_apart}
+    for row in told_apart:
         worth = {text: judge(row["gold"], text).utility for text in row["responses"]}
-        if row["id"] not in found:
-            continue
         ranked = dict(zip(found[row["id"]]["responses"], found[row["id"]]["ranking"], strict=True))
         for one in ranked:
             for other in ranked:
                 assert (ranked[one] < ranked[other]) == (worth[one] > worth[other])
-    assert found
+    same = [{**row, "id": f"same/{row['id']}", "responses": [row["responses"][1]] * 4} for row in rows]
+    assert by_truth(same, 0) == []
 
 
 def test_preferences_are_shares_of_prompts_and_a_system_is_as_good_as_itself():

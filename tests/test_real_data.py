@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import math
@@ -15,6 +16,7 @@ import torch
 
 from benchmarks import smollm2
 from benchmarks.baselines import BagOfWords, choose_l2, half_step, words
+from benchmarks.real import commands
 from benchmarks.real.figures import accuracies, learning_curve
 from benchmarks.real.selection import (
     BUNDLE,
@@ -270,6 +272,24 @@ def test_stages_are_run_once_and_again_when_their_data_or_an_earlier_stage_chang
     stages()
     assert ran == ["sft", "rm", "ppo", "evaluate"], "the config of a stage is of its inputs"
     assert len(stages(seed=1).seconds) == len(ran) == 4
+    monkeypatch.setattr(commands, "package", lambda: "changed")
+    stages(seed=1)
+    assert ran == ["sft", "rm", "ppo", "evaluate"], "another state of the package made what is there"
+
+
+def test_a_recorded_command_has_all_that_differs_from_the_defaults():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", type=Path, default=Path("models/smollm2"))
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--out", type=Path, default=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0)
+    for given, expected in (
+        ("--data x", ""),
+        ("--data x --out y --seed 0", ""),
+        ("--data x --model m --sizes 3 4 --seed 1", " --model m --sizes 3 4 --seed 1"),
+    ):
+        assert commands.options(parser, parser.parse_args(given.split()), ("data", "out")) == expected
 
 
 def test_a_gpu_has_its_overlay_and_takes_all_records(monkeypatch, tmp_path):

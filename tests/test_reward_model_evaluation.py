@@ -16,17 +16,18 @@ from stages import READING, plain_scorer, score_of, whole_ids, write
 from transformers import AutoModelForSequenceClassification
 
 from lit_instructgpt.cli import main
+from lit_instructgpt.datamodules.tokenizing import Reading
 from lit_instructgpt.evaluation import reward_models, system_outputs
 from lit_instructgpt.evaluation.agreement import labeler_agreement, model_agreement, shared_pairs
 from lit_instructgpt.evaluation.evaluate_rm import evaluate_rm
 from lit_instructgpt.evaluation.reward_models import (
     Measurable,
-    Scored,
     calibration,
     measurable,
     pair_report,
     read_comparisons,
     reward_model_report,
+    score_comparisons,
     untied_pairs,
 )
 from lit_instructgpt.evaluation.statistics import bootstrap_ci
@@ -120,14 +121,14 @@ def better_and_worse(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def counted(
-    rows: list[Row], score: Callable[[str, str, str], float], model: str, tokenizer: Any
+    rows: list[Row], score: Callable[[str, str, str], float], model: str
 ) -> tuple[list[float], list[float], list[str]]:
     """Of every untied pair: whether the model is right, whether the longer is better, and the prompt."""
     right, longer, prompts = [], [], []
     for row in rows:
         for better, worse in better_and_worse(row):
             right.append(step(score(model, row["prompt"], better) - score(model, row["prompt"], worse)))
-            longer.append(step(len(tokenizer(better).input_ids) - len(tokenizer(worse).input_ids)))
+            longer.append(step(len(better) - len(worse)))
             prompts.append(row["prompt"])
     return right, longer, prompts
 
@@ -135,13 +136,16 @@ def counted(
 @pytest.mark.parametrize("model", ["first", "second"])
 @pytest.mark.parametrize("name", ["valid", "new"])
 def test_pair_accuracy_is_counted_over_untied_pairs(
-    report: Row, score: Callable[[str, str, str], float], tokenizer: Any, model: str, name: str
+    report: Row, score: Callable[[str, str, str], float], model: str, name: str
 ):
     rows = {"valid": VALID, "new": NEW}[name]
     found = report["models"][model][name]
-    right, longer, prompts = counted(rows, score, model, tokenizer)
+    right, longer, prompts = counted(rows, score, model)
     assert found["pair_accuracy"] == pytest.approx(sum(right) / len(right))
     assert found["length_baseline"] == pytest.approx(sum(longer) / len(longer))
+    gain = found["accuracy_minus_length_baseline"]
+    assert gain["mean"] == pytest.approx((sum(right) - sum(longer)) / len(right))
+    assert gain["ci95"] == pytest.approx(bootstrap_ci(np.array(right) - np.array(longer), numbered(prompts), seed=3))
     assert found["num_pairs"] == len(right)
     assert found["num_prompts"] == len(set(prompts))
     assert found["num_tied"] == sum(math.comb(len(row["responses"]), 2) for row in rows) - len(right)
@@ -157,12 +161,12 @@ def test_pair_accuracy_is_counted_over_untied_pairs(
     ],
 )
 def test_pair_accuracy_by_source_labeler_and_number_of_responses(
-    report: Row, score: Callable[[str, str, str], float], tokenizer: Any, part: str, groups: dict[str, list[int]]
+    report: Row, score: Callable[[str, str, str], float], part: str, groups: dict[str, list[int]]
 ):
     found = report["models"]["first"]["valid"][part]
     assert set(found) == set(groups)
     for name, rows in groups.items():
-        right, longer, prompts = counted([VALID[i] for i in rows], score, "first", tokenizer)
+        right, longer, prompts = counted([VALID[i] for i in rows], score, "first")
         entry = found[name]
         assert entry["accuracy"] == pytest.approx(sum(right) / len(right))
         assert entry["length_baseline"] == pytest.approx(sum(longer) / len(longer))
@@ -172,8 +176,7 @@ def test_pair_accuracy_by_source_labeler_and_number_of_responses(
 
 def made(scores: list[list[float]], rows: list[Row]) -> Any:
     records = [Comparison(**row) for row in rows]
-    scored = [Scored(own, [len(text) for text in row["responses"]]) for own, row in zip(scores, rows, strict=True)]
-    return untied_pairs(records, scored, "here")
+    return untied_pairs(records, scores, "here")
 
 
 def test_pairs_by_hand():
@@ -191,6 +194,17 @@ def test_pairs_by_hand():
     assert whole["pair_accuracy"] == pytest.approx((1 + 0 + 0.5 + 1) / 4)
     assert whole["ci95"] == [0.5, 1.0], "prompts: 1.5 of 3 and 1 of 1"
     assert whole["per_labeler"]["ann"]["accuracy"] == 0.5
+
+
+def test_the_longer_response_is_longer_beyond_what_the_model_reads(models: dict[str, str]):
+    """All are cut to the same three tokens: the model scores them alike, and the longer one is still the better one."""
+    rows = [{"prompt": f"say {i}", "responses": ["abc" * (9 - i), "abc" * 20], "ranking": [2, 1]} for i in range(4)]
+    scorer, reading = ModelReward(models["first"]), Reading(max_response_tokens=3)
+    records = [Comparison(**row) for row in rows]
+    found = pair_report(untied_pairs(records, score_comparisons(scorer, records, reading, "here"), "here"))
+    assert found["length_baseline"] == 1.0
+    assert found["pair_accuracy"] == 0.5
+    assert found["accuracy_minus_length_baseline"]["mean"] == -0.5
 
 
 def test_all_rankings_of_a_prompt_are_resampled_together():
@@ -237,12 +251,12 @@ def test_calibration_counts_every_pair(report: Row):
         assert sum(b["count"] for b in found["calibration"]["bins"]) == found["num_pairs"]
 
 
-def test_models_are_compared_on_the_same_pairs(report: Row, score: Callable[[str, str, str], float], tokenizer: Any):
+def test_models_are_compared_on_the_same_pairs(report: Row, score: Callable[[str, str, str], float]):
     assert report["differences"]["against"] == "first"
     assert set(report["differences"]["models"]) == {"second"}
     found = report["differences"]["models"]["second"]["valid"]
-    first, _, prompts = counted(VALID, score, "first", tokenizer)
-    second, _, _ = counted(VALID, score, "second", tokenizer)
+    first, _, prompts = counted(VALID, score, "first")
+    second, _, _ = counted(VALID, score, "second")
     gain = np.array(second) - np.array(first)
     assert gain.any()
     assert found["accuracy_difference"] == pytest.approx(gain.mean())
@@ -381,7 +395,8 @@ def test_every_key_is_documented(report: Row):
     keys |= set(report["differences"]["models"]["second"]["valid"])
     assert documented("Reward models") == keys
     entries = [*model["per_source"].values(), *model["per_labeler"].values(), *model["per_k"].values()]
-    assert all(set(e) == {"accuracy", "ci95", "num_pairs", "num_prompts", "length_baseline"} for e in entries)
+    named = {"accuracy", "ci95", "num_pairs", "num_prompts", "length_baseline", "accuracy_minus_length_baseline"}
+    assert all(set(e) == named for e in entries)
     assert set(report["outputs"]["models"]["first"]["v1"]) == {
         "score",
         "ci95",
@@ -444,7 +459,9 @@ def test_each_text_is_scored_once(models: dict[str, str], files: dict[str, str],
     monkeypatch.setattr(scorer, "score_sequences", lambda ids, num: asked.extend(map(tuple, ids)) or plain(ids, num))
     report = reward_model_report(scorer, READING, fitting_of(scorer, files, "valid"))
     assert len(asked) == len(set(asked)) == len(RED) + len(ONE) + 2 + 3
-    assert set(report) == {"pair_accuracy", "ci95", "num_pairs", "length_baseline", "calibration", "per_source"}
+    assert set(report) == {
+        "pair_accuracy", "ci95", "num_pairs", "length_baseline", "accuracy_minus_length_baseline", "calibration", "per_source",
+    }  # fmt: skip
 
 
 def test_held_out_labelers_beside_the_others(
@@ -452,10 +469,10 @@ def test_held_out_labelers_beside_the_others(
 ):
     scorer = ModelReward(models["first"])
     found = reward_model_report(scorer, READING, fitting_of(scorer, files, "valid"), fitting_of(scorer, files, "new"))
-    right, _, _ = counted(NEW, score, "first", tokenizer)
+    right, _, _ = counted(NEW, score, "first")
     assert found["pair_accuracy_held_out_labelers"] == pytest.approx(sum(right) / len(right))
     assert found["ci95_held_out_labelers"] == pytest.approx(bootstrap_ci(np.array(right)))
-    right, _, _ = counted(VALID, score, "first", tokenizer)
+    right, _, _ = counted(VALID, score, "first")
     assert found["pair_accuracy"] == pytest.approx(sum(right) / len(right))
 
 

@@ -103,12 +103,20 @@ def test_pitfall_17_eos_is_appended_once(tiny_reward_dir: Callable[[str], str], 
     assert once == pytest.approx(by_hand(tiny_reward_dir("gpt2"), tokenizer, ["hi\nyes"])[0], abs=1e-5)
 
 
-def test_long_responses_are_cut_and_keep_their_eos(tiny_reward_dir: Callable[[str], str], tokenizer: Any):
+def test_long_responses_are_cut_and_keep_their_eos(
+    tiny_reward_dir: Callable[[str], str], tokenizer: Any, caplog: pytest.LogCaptureFixture
+):
     path = tiny_reward_dir("llama")
     reward = ModelReward(path, PromptFormat("{prompt}"), max_response_tokens=4)
     ids = tokenizer("abcdefgh", add_special_tokens=False).input_ids[:3]
     expected = by_hand(path, tokenizer, ["hi" + tokenizer.decode(ids)])
-    assert reward(["hi"], ["abcdefgh"]) == pytest.approx(expected, abs=1e-5)
+    with caplog.at_level("INFO"):
+        assert reward(["hi"], ["abcdefgh"]) == pytest.approx(expected, abs=1e-5)
+    assert "1 of 1 responses are longer than it reads (max_response_tokens 4, context 128)" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert len(reward(["hi", "hi"], [tokenizer.decode(ids), ""])) == 2
+    assert "longer than it reads" not in caplog.text
 
 
 def test_pitfall_21_a_reward_brings_its_own_tokenizer(make_dir: Callable[..., str], make_tokenizer: Any):

@@ -230,6 +230,27 @@ def test_r4_without_room_nothing_is_written(tiny_dir: Any, tmp_path: Path, monke
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("error", "match"),
+    [
+        (OSError(28, "No space left on device"), r"No space left.*bytes are needed.*; make room and resume"),
+        (PermissionError(13, "Permission denied"), r"Permission denied.*; mend that and resume"),
+        (KeyError("a bug"), r"^'a bug'$"),
+    ],
+)
+def test_what_goes_wrong_while_saving_is_told_as_what_it_is(
+    tiny_dir: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, match: str
+):
+    def broken(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(plugin, "write_state", broken)
+    with pytest.raises(type(error) if isinstance(error, KeyError) else OSError, match=match) as found:
+        plugin.write_checkpoint({"state_dict": {"weight": torch.zeros(8)}}, tmp_path / "step-00000001")
+    assert found.value is error or found.value.__cause__ is error
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
 def test_weights_that_are_no_numbers_are_not_saved(tiny_dir: Any, tmp_path: Path):
     class Spoil(Callback):
         def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:

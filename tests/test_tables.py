@@ -167,10 +167,12 @@ def test_the_evaluations_on_public_files():
     for task, variant, key in SHOWN:
         place = benchmark.setdefault(task, {})
         (place.setdefault(variant, {}) if variant else place)[key] = interval(0.25)
-    sources = {name: {"accuracy": 0.6, "ci95": [0.5, 0.7], "num_pairs": num, "length_baseline": 0.5}
+    sources = {name: {"accuracy": 0.6, "ci95": [0.5, 0.7], "num_pairs": num, "length_baseline": 0.5,
+                      "accuracy_minus_length_baseline": {"mean": 0.1, "ci95": [0.01, 0.2]}}
                for name, num in (("many", 10), ("few", 9))}  # fmt: skip
     pairs = {"pair_accuracy": 0.6, "ci95": [0.5, 0.7], "num_pairs": 18, "num_tied": 2, "num_prompts": 19,
-             "length_baseline": 0.55, "per_source": sources, "left": "out",
+             "length_baseline": 0.55, "accuracy_minus_length_baseline": {"mean": 0.05, "ci95": [-0.02, 0.125]},
+             "per_source": sources, "left": "out",
              "calibration": {"ece": 0.125, "ece_by_chance": 0.09}}  # fmt: skip
     scores = {
         name: {"score": i / 2, "ci95": [0.0, 1.0], "num_outputs": 19, "num_empty": 0} for i, name in enumerate(ORDER)
@@ -198,7 +200,7 @@ def test_the_evaluations_on_public_files():
         "18",
         "2",
         "60.0% (50.0% to 70.0%)",
-        "55.0%",
+        "55.0%; +5.0 (-2.0 to 12.5)",
         "0.125; 0.090",
         "75.0% (50.0% to 100.0%); 62.5% (25.0% to 87.5%), 12 pairs",
     ]
@@ -207,7 +209,8 @@ def test_the_evaluations_on_public_files():
     assert "few |" not in page, "nine pairs say nothing of a source"
     assert "rises at 50.0% of the prompts (40.0% to 60.0%; by chance 16.7 %)" in page
     assert "with fewer than 10 pairs, as most of tulu1's, have no row (1)" in page
-    assert "lies above the longer answer's share on: none of them." in page
+    assert cells(page, "tulu1: many")[5] == "50.0%; +10.0 (1.0 to 20.0)"
+    assert "above the longer answer, its interval too, on: none; below it on: none." in page
     assert "20 of 99 of tulu1 (3 with one reply twice left out)" in page
     assert cells(page, "tulu1 | a")[2:] == ["b", "75.0% (60.0% to 90.0%)", "40", "30"]
     assert "trained on 4,475" in page

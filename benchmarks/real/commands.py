@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -43,7 +44,7 @@ class Commands:
         line = f"lit-instructgpt {' '.join(args)}"
         note = self.work / f"{name}.command.json"
         configs = [Path(args[i + 1]) for i, arg in enumerate(args) if arg == "--config"]
-        given = {"command": line, "version": lit_instructgpt.__version__,
+        given = {"command": line, "version": lit_instructgpt.__version__, "package": package(),
                  "inputs": {str(path): hash_of(path) for path in [*inputs, *configs]}}  # fmt: skip
         stored = json.loads(note.read_text(encoding="utf-8")) if note.is_file() and made.exists() else {}
         if {key: stored.get(key) for key in given} != given:
@@ -57,6 +58,33 @@ class Commands:
             stored = {**given, "seconds": round(time.perf_counter() - begin, 1)}
             note.write_text(json.dumps(stored) + "\n", encoding="utf-8")
         self.lines[name], self.seconds[name] = line, stored["seconds"]
+
+
+def package() -> str:
+    """Hash of the package's sources: what one made is not mixed with what another goes on with."""
+    return hash_of(Path(lit_instructgpt.__file__).parent, ["*.py"])
+
+
+def commit() -> str | None:
+    """Of the package and the benchmarks, where git knows it and they are as it has them."""
+    root = Path(__file__).resolve().parent.parent.parent
+    places = ["lit_instructgpt", "configs", "benchmarks/real", "benchmarks/*.py"]
+    git = ["git", "-C", str(root)]
+    changed = subprocess.run(
+        [*git, "diff", "--quiet", "HEAD", "--", *places], capture_output=True, check=False
+    ).returncode
+    found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() if changed == 0 and found.returncode == 0 else None
+
+
+def options(parser: argparse.ArgumentParser, args: argparse.Namespace, left_out: Sequence[str]) -> str:
+    """The options that differ from their defaults, as a command line has them; those left out are of this machine."""
+    found = ""
+    for action in parser._actions:
+        value = getattr(args, action.dest, action.default)
+        if action.dest not in left_out and value not in (action.default, argparse.SUPPRESS):
+            found += f" {action.option_strings[0]} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+    return found
 
 
 def make_room(path: Path) -> None:

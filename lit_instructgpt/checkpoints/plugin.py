@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,6 +20,10 @@ from lit_instructgpt.checkpoints.state import num_bytes, read_state, split, writ
 
 SPARE = 1 << 20
 """Bytes asked for beyond the tensors: JSON, manifest, and what a filesystem needs for names."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a system says when there is no room: on the disk, and of one's share."""
 
 
 class CheckpointDirectories(TorchCheckpointIO):
@@ -83,7 +88,8 @@ def write_checkpoint(
         add: sums over all processes.
 
     Raises:
-        OSError: no room, or the disk failed, on any process; nothing is left behind.
+        OSError: no room, or the disk failed, on any process; nothing is left behind. An error of another kind, as it came,
+            on the process that had it.
     """
     rest, tensors = split(checkpoint)
     num = add(num_bytes(tensors))
@@ -102,23 +108,31 @@ def write_checkpoint(
             seal(partial, path, about(checkpoint))
 
     for step in (begun, written, sealed):
-        problem: str | None = None
+        failure: Exception | None = None
         try:
             step()
-        except Exception as error:
-            problem = str(error) or type(error).__name__
-        problem = agree(problem)
+        except Exception as error:  # the others wait: they must hear of it first
+            failure = error
+        problem = agree(None if failure is None else told(failure))
         if problem is not None:
             break
     else:
         return
     if rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
+    if failure is not None and not isinstance(failure, OSError):
+        raise failure
     free = shutil.disk_usage(path.parent).free
+    full = free < num + SPARE or any(f"[Errno {code}]" in problem for code in FULL)
     raise OSError(
-        f"{path} could not be saved ({problem}): {num + SPARE:,} bytes are needed, {free:,} are free; make room and resume with "
-        "--ckpt_path last: the checkpoints before it are as they were"
-    )
+        f"{path} could not be saved ({problem}): {num + SPARE:,} bytes are needed, {free:,} are free; "
+        f"{'make room' if full else 'mend that'} and resume with --ckpt_path last: the checkpoints before it are as they were"
+    ) from failure
+
+
+def told(error: Exception) -> str:
+    """An error in a line: what the disk says as it says it, anything else with its type."""
+    return str(error) if isinstance(error, OSError) and str(error) else f"{type(error).__name__}: {error}"
 
 
 def verified(path: Path) -> Path:

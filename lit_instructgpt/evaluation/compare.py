@@ -18,8 +18,9 @@ from lit_instructgpt.datamodules.tokenizing import Reading, Source
 from lit_instructgpt.evaluation.agreement import prompt_numbers
 from lit_instructgpt.evaluation.inputs import devices, outs, policies, reward_models, takes
 from lit_instructgpt.evaluation.judging import Judge, Judgements, Judges, PairJudge
-from lit_instructgpt.evaluation.policies import Evaluated, Samples, prompts_for_all, reads_ids
+from lit_instructgpt.evaluation.policies import Evaluated, Samples, check_scorer, prompts_for_all, reads_ids
 from lit_instructgpt.evaluation.provenance import callable_entry, directory_entry, file_entry, versions
+from lit_instructgpt.evaluation.ranked import CRITERION
 from lit_instructgpt.evaluation.reward_models import measurable, read_comparisons, reward_model_report
 from lit_instructgpt.evaluation.statistics import bootstrap_ci, length_controlled_win_rate, repetition
 from lit_instructgpt.evaluation.tables import estimate, say_few, table
@@ -94,6 +95,7 @@ def evaluate(
         ModelReward(reward_model, format, reading.max_response_tokens, batch_size, device) if reward_model else None
     )
     if scorer is not None:
+        check_scorer(scorer, list(models.values()), records, format, sampling)
         rankings = {name: measurable(found, scorer, reading) for name, found in rankings.items()}
     how = Measuring(sampling, reading, format, texts, text_tokens, batch_size, device)
     start = init or baseline
@@ -217,7 +219,8 @@ def _measure(
             model = load(directory, start)
             found[name] = samples = model.sample(records, reading, sampling, size)
             samples.kl = model.kl(start, samples, size, sampling.temperature)
-            samples.text_loss = model.text_loss(how.text, how.text_tokens, size) if how.text else None
+            if how.text:
+                samples.text_loss, samples.text_loss_per_byte = model.text_loss(how.text, how.text_tokens, size)
             progress.advance(task)
     return opponent, found
 
@@ -257,14 +260,34 @@ def _reseeded(sampling: Sampling) -> Sampling:
 
 
 def write_responses(found: dict[str, Samples], path: str, seed: int) -> None:
-    """One line per prompt: its record, the models' responses in random order, and whose they are."""
+    """One line per prompt: its record, the models' responses in random order, and whose they are.
+
+    What the prompt's line says of responses that it came with is left out: it would pass for what people say of these.
+    """
     rows = []
     for i, record in enumerate(next(iter(found.values())).records):
         names = list(found)
         random.Random(f"{seed}/{i}").shuffle(names)
-        rows.append({**record, "responses": [found[name].texts[i] for name in names], "systems": names})
+        rows.append(
+            {**without_responses(record), "responses": [found[name].texts[i] for name in names], "systems": names}
+        )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+OF_RESPONSES = ("response", "responses", "systems", "ranking", "labeler", CRITERION)
+"""What a line of demonstrations or of rankings says of its responses; any list of one entry for each does too."""
+
+
+def without_responses(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A prompt's line without what is of responses that it came with."""
+    had = record.get("responses")
+    num = len(had) if isinstance(had, list) else None
+    return {
+        key: value
+        for key, value in record.items()
+        if key not in OF_RESPONSES and (key == "prompt" or not isinstance(value, list) or len(value) != num)
+    }
 
 
 def _model_report(
@@ -290,7 +313,9 @@ def _model_report(
         report |= _mean(key, [judged[i][key] for i in inside], [prompts[i] for i in inside])
         if len(inside) < len(judged):
             report[f"num_{key}"] = len(inside)
-    report |= _mean("kl_to_init", samples.kl or [], prompts) | {"text_loss": samples.text_loss}
+    report |= _mean("kl_to_init", samples.kl or [], prompts) | {
+        "text_loss": samples.text_loss, "text_loss_per_byte": samples.text_loss_per_byte,
+    }  # fmt: skip
     report |= _mean("response_tokens", lengths, prompts) | _mean("stop_rate", samples.stopped, prompts)
     report |= _mean("repetition", [repetition(ids) for ids in samples.ids], prompts) | {
         "num_prompts": len(set(prompts)),

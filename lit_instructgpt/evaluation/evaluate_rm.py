@@ -199,7 +199,7 @@ def _measure(
     for file, records in rankings.items():
         scored = score_comparisons(scorer, records, reading, names[file])
         pairs[file] = untied_pairs(records, scored, names[file])
-        by_text = [dict(zip(r.responses, own.scores, strict=True)) for r, own in zip(records, scored, strict=True)]
+        by_text = [dict(zip(r.responses, own, strict=True)) for r, own in zip(records, scored, strict=True)]
         agreement[file] = model_agreement(shared[file], by_text, seed)
     sequences, num_prompt = output_sequences(prompts, scorer, reading) if prompts else ([], {})
     scores = score_once(scorer, num_prompt, OUTPUTS)

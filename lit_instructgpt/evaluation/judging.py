@@ -25,7 +25,7 @@ Judgements = list[dict[str, Any]]
 
 
 RESERVED = {
-    "rm_score", "kl_to_init", "text_loss", "response_tokens", "stop_rate", "repetition", "length_histogram",
+    "rm_score", "kl_to_init", "text_loss", "text_loss_per_byte", "response_tokens", "stop_rate", "repetition", "length_histogram",
     "length_controlled_win_rate", "ci95",
 }  # fmt: skip
 RESERVED_BEGINNINGS = ("win_rate_vs_", "ci95_", "num_")

@@ -66,6 +66,35 @@ def prompts_for_all(
     return [record for record, kept in zip(records, fits, strict=True) if kept]
 
 
+def check_scorer(
+    scorer: ModelReward,
+    directories: Sequence[str],
+    records: Sequence[Prompt],
+    prompt_format: PromptFormat | None,
+    sampling: Sampling,
+) -> None:
+    """Refuses, before any is sampled, responses that do not fit the context of the reward model.
+
+    It reads the tokens of policies with its own vocabulary and format; of others it reads text, and says what it cuts.
+
+    Raises:
+        ValueError: a prompt leaves no room for a response, or the tokens that it would read could be too many.
+    """
+    vocabulary = scorer.tokenizer.get_vocab()
+    alike = all(
+        (read_format(directory) or prompt_format or PromptFormat()) == scorer.format
+        and load_tokenizer(directory).get_vocab() == vocabulary
+        for directory in directories
+    )
+    prompt = max(num_prompt_tokens(records, scorer.tokenizer, scorer.format))
+    response = sampling.max_new_tokens if alike else 1
+    setting = "reading.max_prompt_tokens" + (
+        f" or sampling.max_new_tokens ({sampling.max_new_tokens})" if alike else ""
+    )
+    needs = {f"{setting} (the longest prompt has {prompt})": prompt + response}
+    check_context(scorer.model.model.config, "the reward model", needs)
+
+
 @dataclass
 class Samples:
     """One response per prompt, as ids and text, with what made ids of text."""
@@ -78,6 +107,7 @@ class Samples:
     vocabulary: dict[str, int]
     kl: list[float] | None = None
     text_loss: float | None = None
+    text_loss_per_byte: float | None = None
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -159,8 +189,11 @@ class Evaluated:
             totals += masked_sum(kl_k1(own, other), mask, 1).tolist()
         return totals
 
-    def text_loss(self, text: Sequence[Text], num_tokens: int, batch_size: int) -> float:
-        """Mean negative log-likelihood of held-out text, nats per token."""
+    def text_loss(self, text: Sequence[Text], num_tokens: int, batch_size: int) -> tuple[float, float]:
+        """Mean negative log-likelihood of held-out text, in nats per token and in nats per byte of the text.
+
+        The first token of a block has nothing before it and is not predicted; the bytes are those of the whole text.
+        """
         blocks = pack_text(text, self.tokenizer, num_tokens)
         total, count = 0.0, 0
         for begin in range(0, len(blocks), batch_size):
@@ -169,7 +202,7 @@ class Evaluated:
             with inference_mode(self.policy):
                 total -= float(target_logprobs(self.policy, ids, mask, targets)[0].sum())
             count += int(targets.sum())
-        return total / count
+        return total / count, total / sum(len(record.text.encode()) for record in text)
 
     def _to_device(self, batch: PromptBatch) -> PromptBatch:
         batch.input_ids, batch.attention_mask = (

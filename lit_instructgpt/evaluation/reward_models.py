@@ -46,6 +46,7 @@ def reward_model_report(
         "ci95": whole["ci95"],
         "num_pairs": whole["num_pairs"],
         "length_baseline": whole["length_baseline"],
+        "accuracy_minus_length_baseline": whole["accuracy_minus_length_baseline"],
         "calibration": whole["calibration"],
         "per_source": whole["per_source"],
     }
@@ -127,35 +128,19 @@ def fitting(records: Sequence[R], readers: Sequence[tuple[Any, PromptFormat]], r
     return [record for record, kept in zip(records, fits, strict=True) if kept]
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A record's responses under one reward model.
-
-    Attributes:
-        scores: [K]; NaN where all responses of the record tie and no other record has them, which no number needs.
-        lengths: [K] tokens of the model's own tokenizer, EOS included.
-    """
-
-    scores: list[float]
-    lengths: list[int]
-
-
 def score_comparisons(
     scorer: ModelReward, records: Sequence[Comparison], reading: Reading, source: str
-) -> list[Scored]:
-    """Scores of every record's responses, each text once however many labelers ranked it."""
+) -> list[list[float]]:
+    """Of every record [K] scores, each text scored once however many labelers ranked it.
+
+    NaN where all responses of a record tie and no other record has them, which no number needs.
+    """
     rankings = _tokenized(scorer, records, reading, source)
     needed = {
         tuple(ids): ranking.num_prompt for ranking in rankings if len(set(ranking.ranking)) > 1 for ids in ranking.ids
     }
     scores = score_once(scorer, needed, source)
-    return [
-        Scored(
-            [scores.get(tuple(ids), math.nan) for ids in ranking.ids],
-            [len(ids) - ranking.num_prompt for ids in ranking.ids],
-        )
-        for ranking in rankings
-    ]
+    return [[scores.get(tuple(ids), math.nan) for ids in ranking.ids] for ranking in rankings]
 
 
 def _tokenized(scorer: ModelReward, records: Sequence[Comparison], reading: Reading, source: str) -> list[Ranking]:
@@ -189,7 +174,8 @@ class Pairs:
 
     Attributes:
         margin: [N] score of the better one minus score of the worse one.
-        longer: [N] 1 where the better one is longer, 0 where it is shorter, 1/2 where both have the same length.
+        longer: [N] 1 where the better one has more characters, 0 where it has fewer, 1/2 where both have as many: of the
+            whole texts, whatever the model reads of them.
         prompt: [N] number of the prompt.
         source: [N] the record's source.
         labeler: [N] the record's labeler.
@@ -206,26 +192,32 @@ class Pairs:
     num_tied: int
 
 
-def untied_pairs(records: Sequence[Comparison], scored: Sequence[Scored], source: str) -> Pairs:
+def untied_pairs(records: Sequence[Comparison], scored: Sequence[Sequence[float]], source: str) -> Pairs:
     """The untied pairs of all records, in the order of the records.
+
+    Args:
+        records: the rankings.
+        scored: of each [K] scores.
+        source: their file, for messages.
 
     Raises:
         ValueError: there is none.
     """
     rows: list[tuple[Any, ...]] = []
     num_tied = 0
-    for record, number, own in zip(records, prompt_numbers(records), scored, strict=True):
+    for record, number, scores in zip(records, prompt_numbers(records), scored, strict=True):
         about = (number, record.source or "data", record.labeler or "unknown", len(record.responses))
         for i, j in combinations(range(len(record.responses)), 2):
             if record.ranking[i] == record.ranking[j]:
                 num_tied += 1
                 continue
             better, worse = (i, j) if record.ranking[i] < record.ranking[j] else (j, i)
-            rows.append((own.scores[better] - own.scores[worse], own.lengths[better] - own.lengths[worse], *about))
+            longer_by = len(record.responses[better]) - len(record.responses[worse])
+            rows.append((scores[better] - scores[worse], longer_by, *about))
     if not rows:
         raise ValueError(f"{source}: {NO_PAIR}")
-    margin, longer_by, prompt, source_of, labeler, num_k = map(np.array, zip(*rows, strict=True))
-    return Pairs(margin, win_shares(longer_by), prompt, source_of, labeler, num_k, num_tied)
+    margin, longer, prompt, source_of, labeler, num_k = map(np.array, zip(*rows, strict=True))
+    return Pairs(margin, win_shares(longer), prompt, source_of, labeler, num_k, num_tied)
 
 
 def pair_report(pairs: Pairs, seed: int = 0) -> dict[str, Any]:
@@ -248,13 +240,15 @@ def _per(pairs: Pairs, names: np.ndarray, seed: int) -> dict[str, Any]:
 
 
 def _accuracy(pairs: Pairs, inside: np.ndarray, seed: int) -> dict[str, Any]:
-    right = win_shares(pairs.margin[inside])
+    right, prompts = win_shares(pairs.margin[inside]), pairs.prompt[inside].tolist()
+    gain = right - pairs.longer[inside]
     return {
         "accuracy": float(right.mean()),
-        "ci95": bootstrap_ci(right, pairs.prompt[inside].tolist(), seed=seed),
+        "ci95": bootstrap_ci(right, prompts, seed=seed),
         "num_pairs": len(right),
-        "num_prompts": len(set(pairs.prompt[inside].tolist())),
+        "num_prompts": len(set(prompts)),
         "length_baseline": float(pairs.longer[inside].mean()),
+        "accuracy_minus_length_baseline": {"mean": float(gain.mean()), "ci95": bootstrap_ci(gain, prompts, seed=seed)},
     }
 
 

@@ -88,8 +88,12 @@ METRICS = {
     "text_loss": Metric(
         "Loss on text (nats per token)",
         "",
-        -1,
-        "Cross-entropy on held-out pretraining text. A rise is the alignment tax that ptx is to lower.",
+        0,
+        "Cross-entropy on held-out pretraining text. A rise is the alignment tax that ptx is to lower. Between models of "
+        "different tokenizers the next row is the one to compare.",
+    ),
+    "text_loss_per_byte": Metric(
+        "Loss on text (nats per byte)", "", -1, "The same by bytes of the text, whatever the tokenizer."
     ),
     "response_tokens": Metric("Response length (tokens)", "", 0, "Mean number of tokens in a response."),
     "stop_rate": Metric("Ends by itself", "%", 1, "Share of responses that end with the end-of-text token in time."),
