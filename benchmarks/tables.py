@@ -100,10 +100,26 @@ def _baselines(row: dict[str, Any]) -> str:
 
 
 def beside_length(row: dict[str, Any]) -> str:
-    """How often the longer answer is the better one, and what the reward model has over it on the same pairs."""
-    gain = row["accuracy_minus_length_baseline"]
+    """How often the longer answer is the better one, and what the reward model has over it on the same pairs, if measured."""
+    gain = row.get("accuracy_minus_length_baseline")
+    if gain is None:
+        return f"{row['length_baseline']:.1%}"
     low, high = gain["ci95"]
     return f"{row['length_baseline']:.1%}; {100 * gain['mean']:+.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def against_length(pairs: dict[str, Any]) -> str:
+    """On which files the reward model is surely above the longer answer, by the difference on the same pairs if measured."""
+    gains = {name: row.get("accuracy_minus_length_baseline") for name, row in pairs.items()}
+    if None in gains.values():
+        above = [name for name, row in pairs.items() if row["ci95"][0] > row["length_baseline"]]
+        return f"The reward model's interval lies above the longer answer's share on: {', '.join(above) or 'none of them'}."
+    above = [name for name, gain in gains.items() if gain["ci95"][0] > 0]
+    below = [name for name, gain in gains.items() if gain["ci95"][1] < 0]
+    return (
+        f"On the same pairs the reward model is above the longer answer, its interval too, on: {', '.join(above) or 'none'}; "
+        f"below it on: {', '.join(below) or 'none'}."
+    )
 
 
 def real_data_figures(results: dict[str, Any]) -> str:
@@ -413,13 +429,7 @@ def real_evaluation(results: dict[str, Any]) -> str:
                 f"| {name}: {source} | | {part['num_pairs']} | | {part['accuracy']:.1%} ({low:.1%} to {high:.1%}) "
                 f"| {beside_length(part)} | | |"
             )
-    gains = {name: row["accuracy_minus_length_baseline"]["ci95"] for name, row in reward["pairs"].items()}
-    above = [name for name, (low, _) in gains.items() if low > 0]
-    below = [name for name, (_, high) in gains.items() if high < 0]
-    lengths = (
-        f"On the same pairs the reward model is above the longer answer, its interval too, on: {', '.join(above) or 'none'}; "
-        f"below it on: {', '.join(below) or 'none'}."
-    )
+    lengths = against_length(reward["pairs"])
     scores = reward["outputs"]["models"]["rm"]
     order = reward["outputs"]["order"]["models"]["rm"]
     systems = ["| system | mean score (95 % CI) | outputs | words of an output |", "|---|---|---|---|"]
