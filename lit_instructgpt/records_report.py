@@ -64,6 +64,16 @@ class ReadReport:
         return text
 
 
+SKIP = (
+    "Remedy: correct these lines, or set reading.skip_bad_records to true, and reading.rejects to the file to write them to, and "
+    "go on with the others (in prepare: skip_bad_records)."
+)
+NONE_LEFT = (
+    "Remedy: correct these lines, or give another file: none is what is asked for here (docs/data.md has the fields)."
+)
+"""What to do about bad lines, where there are others and where there are none."""
+
+
 class RecordError(ValueError):
     """Bad lines were found. ``report`` holds all of them; the message lists the first."""
 
@@ -76,8 +86,7 @@ class RecordError(ValueError):
                     *listed[:max_listed],
                     *([f"... and {more} more"] if more > 0 else []),
                     report.summary(),
-                    "Remedy: correct these lines, or set reading.skip_bad_records to true, and reading.rejects to the file to "
-                    "write them to, and go on with the others (in prepare: skip_bad_records).",
+                    SKIP if report.accepted else NONE_LEFT,
                 ]
             )
         )

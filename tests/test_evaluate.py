@@ -399,7 +399,7 @@ def test_the_report_says_who_decided_and_how_many_were_judged(
 
 def test_all_models_are_scored_in_one_way(
     models: dict[str, str], make_dir: Callable[..., str], tiny_reward_dir: Callable[[str], str], tmp_path: Path,
-    tokenizer: Any,
+    tokenizer: Any, capsys: pytest.CaptureFixture[str],
 ):  # fmt: skip
     """Of two models with the same weights, one with another format: the scores of both are of text with EOS."""
     other = make_dir("gpt_neox", seed=0)
@@ -417,6 +417,7 @@ def test_all_models_are_scored_in_one_way(
         ]
     assert report["models"]["sft"]["rm_score"] == pytest.approx(sum(scores) / len(scores), abs=1e-4)
     assert report["rm_reads"] == "text"
+    assert "the reward model reads text, each response ended by EOS" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_prompt_that_is_listed_several_times_is_one_prompt(models: dict[str, str], tmp_path: Path):

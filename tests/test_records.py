@@ -332,7 +332,19 @@ def test_broken_files_give_one_readable_message(name, kind, line, field, what):
     assert what in first
     assert len(first) < len(str(BROKEN)) + 250
     assert len(rest) == 2
-    assert rest[-1].startswith("Remedy: ")
+    assert rest[-1].startswith("Remedy: correct these lines, or ")
+
+
+def test_bad_lines_can_be_left_out_where_there_are_others(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": ""}\n', encoding="utf-8")
+    with pytest.raises(
+        RecordError, match=r"Remedy: correct these lines, or give another file: none is what is asked for"
+    ):
+        read_records(path, Text)
+    path.write_text('{"text": "good"}\n{"text": ""}\n', encoding="utf-8")
+    with pytest.raises(RecordError, match=r"Remedy: correct these lines, or set reading\.skip_bad_records to true"):
+        read_records(path, Text)
 
 
 def test_reading_needs_no_deep_learning_package():

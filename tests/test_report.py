@@ -294,6 +294,17 @@ def test_who_judged_is_said_beside_every_win_rate(tmp_path: Path, wins_by: str, 
     assert (sentence in parsed.words) == by_reward_model
 
 
+@pytest.mark.parametrize(("reads", "num"), [("text", 29), ("tokens", 30)])
+def test_what_the_scores_are_of_and_how_few_prompts_is_said_below_the_table(
+    tmp_path: Path, reads: str, num: int
+) -> None:
+    _, parsed = render(
+        tmp_path, {"models": {"sft": model(0.5), "ppo": model(0.6)}, "rm_reads": reads, "num_prompts": num}
+    )
+    assert ("The reward model reads text, every response ended" in parsed.words) == (reads == "text")
+    assert ("Intervals of fewer than 30 prompts are too narrow; here are 29." in parsed.words) == (num == 29)
+
+
 def test_without_win_rates_there_is_no_word_on_who_wins(tmp_path: Path) -> None:
     _, parsed = render(tmp_path, {"models": {"sft": {"rm_score": 1.0}}, "wins_by": "reward_model", "seconds": {"x": 1}})
     assert "in any case" not in parsed.words

@@ -370,6 +370,11 @@ def _print(report: dict[str, Any], baseline: str) -> None:
     console = Console()
     console.print(table(title, ["model", *(key.replace("_", " ") for key in shown)], rows))
     say_few(console, [report["num_prompts"]])
+    if report.get("rm_reads") == "text":
+        console.print(
+            "the reward model reads text, each response ended by EOS, also where it was cut: its format or vocabulary is not "
+            "that of all models (docs/metrics.md, rm_reads)"
+        )
     if "rm" in report:
         rm = report["rm"]
         console.print(

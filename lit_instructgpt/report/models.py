@@ -8,7 +8,17 @@ from typing import Any
 from markupsafe import Markup
 
 from lit_instructgpt.report.charts import Bar, bar_chart
-from lit_instructgpt.report.numbers import DASH, clean, decimal, digits_for, interval, number, percent, percent_range
+from lit_instructgpt.report.numbers import (
+    DASH,
+    FEW,
+    clean,
+    decimal,
+    digits_for,
+    interval,
+    number,
+    percent,
+    percent_range,
+)
 from lit_instructgpt.report.parts import NOTHING, all_models, color_of, figure, join, name_of
 from lit_instructgpt.report.verdicts import METRICS, VERDICTS, WIN_RATE, Metric, by_whom, win_rate_metric
 
@@ -33,9 +43,25 @@ def models_table(report: Mapping[str, Any]) -> Markup:
     return Markup(
         '<div class="table"><table><thead><tr><th scope="col">Held-out prompts, mean per model (95 % interval)</th>{}'
         "</tr></thead><tbody>{}</tbody></table></div>"
-        '<p class="note">Bold: the best of a row. {}: not measured.</p>'
+        '<p class="note">Bold: the best of a row. {}: not measured.{}{}</p>'
         "<details><summary>What the rows mean</summary><dl>{}</dl></details>{}"
-    ).format(head, rows, DASH, terms, _judged_charts(models))
+    ).format(head, rows, DASH, _how_scored(report), _few(report), terms, _judged_charts(models))
+
+
+def _how_scored(report: Mapping[str, Any]) -> str:
+    """Where the reward model reads text: scores of a comparison in which it reads tokens are not to be set beside it."""
+    if report.get("rm_reads") != "text":
+        return ""
+    return " The reward model reads text, every response ended, even if cut: not all models have its format and vocabulary."
+
+
+def _few(report: Mapping[str, Any]) -> str:
+    num = number(report.get("num_prompts"))
+    return (
+        ""
+        if num is None or num >= FEW
+        else f" Intervals of fewer than {FEW} prompts are too narrow; here are {num:.0f}."
+    )
 
 
 def _metric_row(key: str, metric: Metric, models: Mapping[str, Mapping[str, Any]]) -> Markup:

@@ -11,6 +11,9 @@ DASH = "\u2013"
 NBSP = "\u00a0"
 MINUS = "\u2212"
 
+FEW = 30
+"""Prompts, or items, below which an interval is too narrow."""
+
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from lit_instructgpt.report.charts import Bar, bar_chart
-from lit_instructgpt.report.numbers import DASH, clean, decimal, interval, number
+from lit_instructgpt.report.numbers import DASH, FEW, clean, decimal, interval, number
 from lit_instructgpt.report.parts import NOTHING, as_dict, color_of, figure, join, name_of
 from lit_instructgpt.report.reward_model import rankings_charts
 
@@ -22,9 +22,6 @@ APART = ("kind", "versions", "files", "directories", "settings", "seed", "sample
 
 COUNTS = ("n", "sample_len")
 """How many items a figure is of: shown beside its interval."""
-
-FEW = 30
-"""Items below which an interval is too narrow."""
 
 LM_EVAL = "lm_eval"
 """Kind of what ``lm_eval`` writes: figures by task, of one model."""
