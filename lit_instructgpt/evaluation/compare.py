@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,11 +15,11 @@ from rich.progress import Progress
 
 from lit_instructgpt.datamodules.tokenizing import Reading, Source
 from lit_instructgpt.evaluation.agreement import prompt_numbers
+from lit_instructgpt.evaluation.for_people import write_responses
 from lit_instructgpt.evaluation.inputs import devices, outs, policies, reward_models, takes
 from lit_instructgpt.evaluation.judging import Judge, Judgements, Judges, PairJudge
 from lit_instructgpt.evaluation.policies import Evaluated, Samples, check_scorer, prompts_for_all, reads_ids
 from lit_instructgpt.evaluation.provenance import callable_entry, directory_entry, file_entry, versions
-from lit_instructgpt.evaluation.ranked import CRITERION
 from lit_instructgpt.evaluation.reward_models import measurable, read_comparisons, reward_model_report
 from lit_instructgpt.evaluation.statistics import bootstrap_ci, length_controlled_win_rate, repetition
 from lit_instructgpt.evaluation.tables import estimate, say_few, table
@@ -257,37 +256,6 @@ def _compare(
 
 def _reseeded(sampling: Sampling) -> Sampling:
     return replace(sampling, seed=(sampling.seed or 0) + 1)
-
-
-def write_responses(found: dict[str, Samples], path: str, seed: int) -> None:
-    """One line per prompt: its record, the models' responses in random order, and whose they are.
-
-    What the prompt's line says of responses that it came with is left out: it would pass for what people say of these.
-    """
-    rows = []
-    for i, record in enumerate(next(iter(found.values())).records):
-        names = list(found)
-        random.Random(f"{seed}/{i}").shuffle(names)
-        rows.append(
-            {**without_responses(record), "responses": [found[name].texts[i] for name in names], "systems": names}
-        )
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-OF_RESPONSES = ("response", "responses", "systems", "ranking", "labeler", CRITERION)
-"""What a line of demonstrations or of rankings says of its responses; any list of one entry for each does too."""
-
-
-def without_responses(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A prompt's line without what is of responses that it came with."""
-    had = record.get("responses")
-    num = len(had) if isinstance(had, list) else None
-    return {
-        key: value
-        for key, value in record.items()
-        if key not in OF_RESPONSES and (key == "prompt" or not isinstance(value, list) or len(value) != num)
-    }
 
 
 def _model_report(
